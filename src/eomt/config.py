@@ -1,0 +1,218 @@
+"""Every setting of a model and of a training run, as frozen dataclasses. Free of torch.
+
+A recipe is complete: what it says is what runs. It is saved as JSON beside the weights; no value names code.
+"""
+
+import dataclasses
+import json
+import types
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from eomt.errors import ConfigError
+
+__all__ = [
+    "AugmentConfig",
+    "DataConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Precision",
+    "Recipe",
+    "TaskName",
+    "Thresholds",
+    "from_json",
+    "to_json",
+]
+
+TaskName = Literal["semantic", "instance", "panoptic"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A plain ViT with queries."""
+
+    backbone: str = "vit_small_patch14_reg4_dinov2"
+    """timm name of a plain ViT."""
+    weights: str = "auto"
+    """Where the backbone's weights come from: auto (timm's hub), none (random), or a safetensors file."""
+    image_size: tuple[int, int] = (640, 640)
+    """Height and width of the view that the model sees, in pixels; multiples of the patch size."""
+    patch_size: int = 16
+    """Side of a patch; another one than the backbone's is reached by the FlexiViT resize."""
+    depth: int | None = None
+    """Keep only the first so many blocks of the backbone; all when None."""
+    num_queries: int = 200
+    """Learned tokens, each of which proposes one segment."""
+    num_joint_blocks: int = 4
+    """The last so many blocks see queries and patches together (L2 in the paper)."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block; earlier blocks have less, linearly."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a query counts, and which of its pixels. They belong to a model; calls may override them."""
+
+    score: float = 0.8
+    """Panoptic: least class probability of a query that is kept."""
+    mask: float = 0.5
+    """Least mask probability of a pixel that belongs to the query."""
+    overlap: float = 0.8
+    """Panoptic: least share of its mask that a query must win to be kept."""
+    max_detections: int = 100
+    """Instance: so many (query, class) pairs of the highest scores are returned."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the samples come from and how they are fed."""
+
+    root: str | None = None
+    """Folder or zip of the data set."""
+    train: str = "train"
+    """Split to train on."""
+    val: str | None = "val"
+    """Split to judge on; when the data have none, `val_fraction` of the training split is cut off."""
+    val_fraction: float = 0.1
+    """Share of the training split that is held out where there is no validation split."""
+    batch_size: int = 16
+    """Images an optimiser step, over all devices and micro-batches."""
+    micro_batch: int | None = None
+    """Images that go through the model at once; gradients are accumulated up to `batch_size`. None: all."""
+    workers: int = 2
+    """Processes that read and augment samples; 0 does it in the main process."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """The paper's augmentation: flip, large-scale jitter, pad and crop to the view, colour."""
+
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip (microscopy, aerial images; 0 in the paper)."""
+    scale: tuple[float, float] = (0.1, 2.0)
+    """Range of the factor on the scale at which the longest side fits the view."""
+    color: bool = False
+    """Jitter brightness, contrast, saturation and hue as Mask2Former does."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and point sampling of the mask classification loss (Mask2Former section 3.3)."""
+
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    class_weight: float = 2.0
+    no_object_weight: float = 0.1
+    """Weight of the no-object class in the cross-entropy."""
+    num_points: int = 12544
+    """Points at which masks are compared, in the matching and in the loss."""
+    oversample_ratio: float = 3.0
+    """So many times `num_points` candidates are drawn, of which the most uncertain are kept."""
+    importance_sample_ratio: float = 0.75
+    """Share of the points that are chosen by uncertainty; the others are uniform."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with layer-wise decay, a two-stage warm-up and mask annealing; all times are shares of the run."""
+
+    lr: float = 1e-4
+    weight_decay: float = 0.05
+    layer_decay: float = 0.8
+    """Each block's rate is so many times that of the block after it."""
+    warmup: tuple[int, int] = (500, 1000)
+    """Steps in which first the new parameters, then the backbone reach their rate."""
+    warmup_limit: float = 0.1
+    """The two warm-ups together take at most this share of the run, so that a short run warms up too."""
+    poly_power: float = 0.9
+    clip_norm: float = 0.01
+    """Global gradient norm above which gradients are scaled down."""
+    mask_annealing: bool = True
+    """Masked attention is annealed away in training; False trains without masked attention at all."""
+    anneal_first_in_warmup: bool = False
+    """The first joint block's window is the warm-up (the published DINOv3 panoptic and semantic runs)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a training run needs to know."""
+
+    task: TaskName = "panoptic"
+    """What is judged during training and asked of the model by default."""
+    epochs: float = 12.0
+    """Passes over the training split; ignored when `steps` is given."""
+    steps: int | None = None
+    """Optimiser steps."""
+    evaluate_every: float = 1.0
+    """Epochs between evaluations; the end is always evaluated."""
+    precision: Precision = "auto"
+    """auto: bf16 where the processor computes in it, else fp32."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+
+T = TypeVar("T")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Turn a configuration into what `json` can write; `from_json` reads it back."""
+    return dataclasses.asdict(config)
+
+
+def from_json(cls: type[T], values: Any, where: str = "configuration") -> T:
+    """Read a configuration dataclass from JSON values.
+
+    Fields that are left out keep their defaults. Raises ConfigError for an unknown field or a value of
+    another type, naming its place.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected an object with named values, found {json.dumps(values)[:80]}")
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(hints)}")
+    return cls(**{name: _read(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    """Check a JSON value against a type hint and turn lists into tuples, objects into dataclasses."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_json(hint, value, where)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _read(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple) and len(value) == len(arguments):
+            return tuple(
+                _read(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True))
+            )
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where}: {json.dumps(value)[:80]} is not {_describe(hint)}")
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    return str(hint).replace("<class '", "").replace("'>", "")

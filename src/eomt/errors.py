@@ -1,0 +1,57 @@
+"""What can go wrong through no fault of the program, in the user's words. Free of torch.
+
+A message says what was found, where, what was expected and what to do. The command line prints it without a
+traceback and ends with the class's exit code.
+"""
+
+__all__ = [
+    "CheckError",
+    "ConfigError",
+    "DataError",
+    "EomtError",
+    "ModelError",
+    "NonFiniteError",
+    "ResourceError",
+]
+
+
+class EomtError(Exception):
+    """Base of all errors that the user can act on."""
+
+    exit_code = 1
+
+
+class ConfigError(EomtError, ValueError):
+    """A setting, option or argument is not usable."""
+
+    exit_code = 2
+
+
+class DataError(EomtError, ValueError):
+    """An image, a mask, an annotation file or a data set is not usable."""
+
+    exit_code = 3
+
+
+class ModelError(EomtError, ValueError):
+    """A model or a checkpoint is not usable."""
+
+    exit_code = 4
+
+
+class ResourceError(EomtError, RuntimeError):
+    """Memory or disk does not suffice."""
+
+    exit_code = 5
+
+
+class NonFiniteError(EomtError, ArithmeticError):
+    """A loss, a gradient or a weight is not a finite number."""
+
+    exit_code = 6
+
+
+class CheckError(EomtError):
+    """A check that was asked for did not pass."""
+
+    exit_code = 7

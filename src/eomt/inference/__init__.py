@@ -1,0 +1,1 @@
+"""From query logits to predictions in the pixels of the original image."""

@@ -1,0 +1,1 @@
+"""Matching, loss, optimiser and schedules, and the loop that uses them."""
