@@ -14,7 +14,7 @@ import numpy as np
 from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
-__all__ = ["EncodedMasks", "IdMap", "Rle", "RleMasks", "Window", "encode_rle", "decode_rle"]
+__all__ = ["EncodedMasks", "IdMap", "Rle", "RleMasks", "Window", "decode_rle", "encode_rle"]
 
 Window = tuple[int, int, int, int]
 """Top, left, height and width of a part of an image, in pixels."""
@@ -71,12 +71,14 @@ class IdMap:
 
     def mask(self, index: int) -> NDArray[np.bool_]:
         """Decode one mask, [h w]."""
-        return self.ids == range(self.count)[index] + 1
+        mask: NDArray[np.bool_] = self.ids == range(self.count)[index] + 1
+        return mask
 
     def crop(self, window: Window) -> NDArray[np.bool_]:
         """Decode all masks inside one window, [n h w]; outside the image they are empty."""
         inside = _crop(self.ids, window)
-        return inside[None] == np.arange(1, self.count + 1, dtype=np.int32)[:, None, None]
+        masks: NDArray[np.bool_] = inside[None] == np.arange(1, self.count + 1, dtype=np.int32)[:, None, None]
+        return masks
 
     def areas(self) -> NDArray[np.int64]:
         """Count the pixels of each mask, [n]."""
@@ -135,8 +137,8 @@ class RleMasks:
 
 def encode_rle(mask: NDArray[np.bool_]) -> Rle:
     """Encode a dense mask [h w] in COCO's run-length code."""
-    rle: Rle = coco_mask.encode(mask)
-    return rle
+    rle = coco_mask.encode(mask)
+    return Rle(size=rle["size"], counts=rle["counts"])
 
 
 def decode_rle(rle: Rle) -> NDArray[np.bool_]:

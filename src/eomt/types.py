@@ -108,12 +108,13 @@ class QueryLogits(NamedTuple):
     def masks(self, image: int, queries: Int[Tensor, " k"]) -> Float[Tensor, "k h w"]:
         """Give the mask logits of chosen queries of one image: only these are computed."""
         embeddings, features = self.mask_embeddings[image, queries], self.features[image]
-        return (embeddings @ features.flatten(1)).unflatten(1, features.shape[1:])
+        return (embeddings @ features.flatten(1)).view(-1, *features.shape[1:])
 
     @property
     def mask_logits(self) -> Float[Tensor, "b q h w"]:
         """Give the mask logits of all queries. Costs O(queries x pixels): for tests and small inputs."""
-        return (self.mask_embeddings @ self.features.flatten(2)).unflatten(2, self.features.shape[2:])
+        masks = self.mask_embeddings @ self.features.flatten(2)
+        return masks.view(*masks.shape[:2], *self.features.shape[2:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,9 +177,7 @@ class Prediction:
     def select(self, indices: Sequence[int]) -> "Prediction":
         """Keep these segments, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return Prediction(
-            self.masks.select(indices), self.labels[chosen], self.scores[chosen], self.categories
-        )
+        return Prediction(self.masks.select(indices), self.labels[chosen], self.scores[chosen], self.categories)
 
     def id_map(self) -> IdMap:
         """Give every pixel to one segment; where masks overlap, to the one that comes first."""
@@ -228,9 +227,7 @@ class Prediction:
         """Give `supervision.Detections` with dense masks (extra `supervision`)."""
         import supervision
 
-        masks = (
-            np.stack([segment.mask for segment in self]) if len(self) else np.zeros((0, *self.size), np.bool_)
-        )
+        masks = np.stack([segment.mask for segment in self]) if len(self) else np.zeros((0, *self.size), np.bool_)
         return supervision.Detections(
             xyxy=supervision.mask_to_xyxy(masks) if len(self) else np.zeros((0, 4)),
             mask=masks,
