@@ -8,7 +8,7 @@ Run-length codes are COCO's (column-major, compressed), by hotcoco, which is cal
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from hotcoco import mask as coco_mask
@@ -27,6 +27,7 @@ class Rle(TypedDict):
     counts: bytes
 
 
+@runtime_checkable
 class EncodedMasks(Protocol):
     """n masks of one image, encoded. All masks have the image's size (height, width)."""
 

@@ -7,7 +7,7 @@ feature map), d embedding width, `classes` counts the categories and, last, *no 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -75,6 +75,7 @@ class Sample:
     image_id: str
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """All that a reader returns, and all that training and evaluation ask for."""
 
