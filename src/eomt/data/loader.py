@@ -1,0 +1,197 @@
+"""Feed views to the training loop, batch after batch, the same ones for any number of worker processes.
+
+Which samples form step s, and what chance does to each of them, is a function of (seed, s, place in the batch):
+restarts, workers, devices and micro-batches do not change it. What a sample is, and how a view is cut, is left to
+the readers and to `augment`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from eomt.categories import Category
+from eomt.config import Recipe
+from eomt.data.augment import augment
+from eomt.errors import ConfigError, DataError, EomtError, ResourceError
+from eomt.types import Batch, Dataset, Sample, Target
+
+__all__ = ["Subset", "collate", "cut_validation", "steps_per_epoch", "train_loader"]
+
+_TIMEOUT = 600.0  # seconds until a worker that gives no batch is taken for hung
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some samples of a data set, in this order."""
+
+    dataset: Dataset
+    indices: tuple[int, ...]
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes of the whole data set."""
+        return self.dataset.categories
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one image and its segments."""
+        return self.dataset[self.indices[index]]
+
+
+def cut_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[Subset, Subset]:
+    """Split a data set by chance into one to train on and, with this share of the images, one to judge on.
+
+    Each has an image at least. Raises DataError when there are fewer than two images.
+    """
+    if len(dataset) < 2:
+        raise DataError(
+            f"{len(dataset)} image is too few to train and to judge on; give two, or a validation split"
+        )
+    if not 0 < fraction < 1:
+        raise ConfigError(f"data.val_fraction is {fraction}; use a share between 0 and 1")
+    held_out = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
+    order = np.random.default_rng(seed).permutation(len(dataset)).tolist()
+    return Subset(dataset, tuple(sorted(order[held_out:]))), Subset(dataset, tuple(sorted(order[:held_out])))
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Count the full batches in a pass over the images; a set smaller than a batch makes one."""
+    return max(1, images // batch_size)
+
+
+def train_loader(
+    dataset: Dataset, recipe: Recipe, *, start_step: int = 0, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """Give micro-batches without end, from optimiser step `start_step` on.
+
+    Each step has `recipe.data.batch_size` images: `batch_size / world_size / micro_batch` micro-batches on each of
+    `world_size` devices, of which this one is number `rank`. Each epoch has its own order; images of a last,
+    incomplete batch are left out of it. A data set smaller than a batch is seen several times within it, in other
+    views. Closing the iterator ends the worker processes.
+
+    Raises ConfigError when the sizes do not divide, DataError for an empty data set and, while iterating, whatever
+    error the reader raises; ResourceError when a worker process dies.
+    """
+    if not len(dataset):
+        raise DataError("the training split has no images; add some, or choose another split")
+    micro_batch = _micro_batch(recipe, world_size)
+    workers = recipe.data.workers
+    plan = _Plan(len(dataset), recipe, start_step, rank, world_size, micro_batch)
+    loader: DataLoader[Any] = DataLoader(
+        _Views(dataset, recipe),  # type: ignore[arg-type]
+        batch_sampler=plan,
+        num_workers=workers,  # torch gives each of them one thread
+        collate_fn=_collate_or_error,
+        timeout=_TIMEOUT if workers else 0,
+    )
+    return _batches(loader)
+
+
+def collate(views: list[tuple[UInt8[Tensor, "3 h w"], Target, str]]) -> Batch:
+    """Stack views of one size."""
+    images, targets, image_ids = zip(*views, strict=True)
+    return Batch(torch.stack(images), list(targets), list(image_ids))
+
+
+class _Key(NamedTuple):
+    """Which view of which sample: all that a worker needs to know."""
+
+    sample: int
+    step: int
+    place: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The keys of each micro-batch that one device is to see, in order, without end."""
+
+    images: int
+    recipe: Recipe
+    start_step: int
+    rank: int
+    world_size: int
+    micro_batch: int
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        batch_size = self.recipe.data.batch_size
+        steps = steps_per_epoch(self.images, batch_size)
+        epoch, first = divmod(self.start_step, steps)
+        while True:
+            order = _order(self.images, steps * batch_size, self.recipe.seed, epoch)
+            for step in range(first, steps):
+                samples = order[step * batch_size : (step + 1) * batch_size].tolist()
+                keys = [_Key(sample, epoch * steps + step, place) for place, sample in enumerate(samples)]
+                mine = keys[self.rank :: self.world_size]
+                for start in range(0, len(mine), self.micro_batch):
+                    yield mine[start : start + self.micro_batch]
+            epoch, first = epoch + 1, 0
+
+
+@dataclass(frozen=True)
+class _Views:
+    """The views of a data set by their keys. A reader's error is returned: torch would garble its words."""
+
+    dataset: Dataset
+    recipe: Recipe
+
+    def __getitem__(self, key: _Key) -> tuple[Tensor, Target, str] | EomtError:
+        try:
+            sample = self.dataset[key.sample]
+        except EomtError as error:
+            return error
+        seed = np.random.SeedSequence((self.recipe.seed, key.step, key.place)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(seed))
+        image, target = augment(sample, self.recipe.model.image_size, self.recipe.augment, generator)
+        return image, target, sample.image_id
+
+
+def _order(images: int, length: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Shuffle the images anew in each epoch; where they are too few, go through them again."""
+    chance = np.random.default_rng((seed, epoch))
+    rounds = [chance.permutation(images) for _ in range(-(-length // images))]
+    return np.concatenate(rounds)[:length]
+
+
+def _micro_batch(recipe: Recipe, world_size: int) -> int:
+    batch_size, micro_batch = recipe.data.batch_size, recipe.data.micro_batch
+    share = batch_size // world_size
+    if share < 1 or batch_size % world_size:
+        raise ConfigError(f"data.batch_size is {batch_size}; use a multiple of the {world_size} devices")
+    if micro_batch is None:
+        return share
+    if micro_batch < 1 or share % micro_batch:
+        raise ConfigError(
+            f"data.micro_batch is {micro_batch}; use a divisor of the {share} images a step and device"
+        )
+    return micro_batch
+
+
+def _collate_or_error(views: list[tuple[Tensor, Target, str] | EomtError]) -> Batch | EomtError:
+    errors = [view for view in views if isinstance(view, EomtError)]
+    return errors[0] if errors else collate(views)  # type: ignore[arg-type]
+
+
+def _batches(loader: "DataLoader[Any]") -> Iterator[Batch]:
+    iterator = iter(loader)
+    while True:
+        try:
+            batch = next(iterator)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader"):
+                raise
+            raise ResourceError(
+                f"{error} A process that reads samples ended or hung. Often memory is short (in a container, also "
+                "/dev/shm): lower data.workers or data.micro_batch; data.workers=0 shows an error where it occurs"
+            ) from error
+        if isinstance(batch, EomtError):
+            raise batch
+        yield batch
