@@ -106,8 +106,11 @@ class LossConfig:
     """Weights and point sampling of the mask classification loss (Mask2Former section 3.3)."""
 
     mask_weight: float = 5.0
+    """Weight of the cross-entropy of the masks' pixels."""
     dice_weight: float = 5.0
+    """Weight of the Dice loss of the masks."""
     class_weight: float = 2.0
+    """Weight of the cross-entropy of the classes."""
     no_object_weight: float = 0.1
     """Weight of the no-object class in the cross-entropy."""
     num_points: int = 12544
@@ -123,14 +126,19 @@ class OptimConfig:
     """AdamW with layer-wise decay, a two-stage warm-up and mask annealing; all times are shares of the run."""
 
     lr: float = 1e-4
+    """Learning rate of the new parameters, and of the backbone before `layer_decay`."""
     weight_decay: float = 0.05
+    """Weight decay of AdamW."""
     layer_decay: float = 0.8
     """Each block's rate is so many times that of the block after it."""
+    undecayed_blocks: int = 0
+    """The last so many blocks have the full rate all the same (the joint ones in published DINOv3 COCO runs)."""
     warmup: tuple[int, int] = (500, 1000)
     """Steps in which first the new parameters, then the backbone reach their rate."""
     warmup_limit: float = 0.1
     """The two warm-ups together take at most this share of the run, so that a short run warms up too."""
     poly_power: float = 0.9
+    """Rates, and the probability of masked attention, fall as (1 - progress) to this power."""
     clip_norm: float = 0.01
     """Global gradient norm above which gradients are scaled down."""
     mask_annealing: bool = True
@@ -156,6 +164,7 @@ class Recipe:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     seed: int = 0
+    """Start of all random numbers: the same seed gives the same run on the same machine."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
