@@ -92,7 +92,8 @@ class IdMap:
     def select(self, indices: Sequence[int]) -> "IdMap":
         """Keep these masks, in this order."""
         table = np.zeros(self.count + 1, dtype=np.int32)
-        table[np.asarray(indices, dtype=np.int64) + 1] = np.arange(1, len(indices) + 1, dtype=np.int32)
+        kept = np.arange(1, self.count + 1)[np.asarray(indices, dtype=np.int64)]
+        table[kept] = np.arange(1, len(indices) + 1, dtype=np.int32)
         return IdMap(table[self.ids], len(indices))
 
 
