@@ -191,6 +191,25 @@ def test_panoptic_quality_is_the_definition(seed, disjoint) -> None:
     assert metrics.figures["RQ"] > 0
 
 
+@pytest.mark.parametrize(
+    ("seed", "suffix", "expected"),
+    [
+        (0, "", (0.43241982296524756, 0.7601299908002105, 0.5714285714285714)),
+        (0, "_things", (0.4377784242117862, 0.7422698601773258, 0.5952380952380952)),
+        (0, "_stuff", (0.42438192109543965, 0.7869201867345377, 0.5357142857142857)),
+        (5, "", (0.19920177659115712, 0.5123888795570212, 0.2333333333333333)),
+        (5, "_things", (0.22658985557215647, 0.5377421496890523, 0.27777777777777773)),
+        (5, "_stuff", (0.1581196581196581, 0.47435897435897434, 0.16666666666666666)),
+    ],
+)
+def test_panoptic_quality_is_what_panopticapi_printed(seed, suffix, expected) -> None:
+    """Written down from panopticapi 7bb4655, which read these scenes from PNG and JSON files."""
+    figures = judge(PanopticQuality(CATEGORIES), random_scenes(seed, 6, disjoint=True)).figures
+    assert tuple(figures[name + suffix] for name in ("PQ", "SQ", "RQ")) == pytest.approx(
+        expected, rel=0, abs=1e-12
+    )
+
+
 # Mean IoU
 
 
