@@ -224,7 +224,7 @@ def _array_rgb(array: NDArray[Any], name: str) -> UInt8[np.ndarray, "h w 3"]:
     pixels = np.atleast_3d(_to_8_bit(array, name))
     if pixels.shape[2] == 4:
         return _rgb(Image.fromarray(pixels), name)
-    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    return np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), order="C")
 
 
 def _to_8_bit(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
@@ -241,7 +241,7 @@ def _to_8_bit(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         )
     if array.dtype.kind == "f" and most <= 1:
         array = np.rint(array * 255)
-    elif array.dtype == np.uint16 or most > 255:
+    elif array.dtype.str[1:] == "u2" or most > 255:  # of either byte order
         array = (np.rint(array).astype(np.uint32) + 128) // 257
     rounded: NDArray[np.uint8] = np.rint(array).astype(np.uint8)
     return rounded

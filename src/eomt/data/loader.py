@@ -83,8 +83,9 @@ def train_loader(
     """
     if not len(dataset):
         raise DataError("the training split has no images; add some, or choose another split")
-    micro_batch = _micro_batch(recipe, world_size)
-    workers = recipe.data.workers
+    workers, micro_batch = recipe.data.workers, _micro_batch(recipe, world_size)
+    if workers < 0:
+        raise ConfigError(f"data.workers is {workers}; use 0 (no processes) or more")
     plan = _Plan(len(dataset), recipe, start_step, rank, world_size, micro_batch)
     loader: DataLoader[Any] = DataLoader(
         _Views(dataset, recipe),  # type: ignore[arg-type]
@@ -189,7 +190,7 @@ def _batches(loader: "DataLoader[Any]") -> Iterator[Batch]:
             if not str(error).startswith("DataLoader"):
                 raise
             raise ResourceError(
-                f"{error} A process that reads samples ended or hung. Often memory is short (in a container, also "
+                f"a process that reads samples ended or hung ({error}); often memory is short (in a container, "
                 "/dev/shm): lower data.workers or data.micro_batch; data.workers=0 shows an error where it occurs"
             ) from error
         if isinstance(batch, EomtError):

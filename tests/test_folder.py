@@ -1,0 +1,257 @@
+"""A folder or zip of images and masks becomes samples as its categories say; what does not fit is told."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eomt.categories import Category, distinct_color
+from eomt.data.folder import FolderDataset, open_folder, splits
+from eomt.errors import DataError
+from eomt.masks import IdMap
+
+CELL = {"name": "cell", "is_thing": True}
+DIRT = {"name": "dirt", "is_thing": True}
+GLASS = {"name": "glass", "is_thing": False}
+EMPTY = np.zeros((2, 3), np.uint8)
+
+
+def png(values: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def save(root: Path, files: dict[str, object]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, np.ndarray):
+            content = png(content)
+        if not isinstance(content, bytes):
+            content = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        path.write_bytes(content)
+    return root
+
+
+def one_mask(root: Path, categories: object, mask: object) -> FolderDataset:
+    """A data set of one image and this mask; categories as JSON, or as lines of text."""
+    file = "classes.txt" if isinstance(categories, str) else "categories.json"
+    picture = np.zeros((2, 3, 3), np.uint8)
+    return open_folder(save(root, {"images/a/x.png": picture, "masks/a/x.png": mask, file: categories}), "a")
+
+
+def grid(values: list[list[int]], bits: int) -> np.ndarray:
+    return np.array(values, dtype=np.uint8 if bits == 8 else np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("categories", "mask", "labels", "ids"),
+    [
+        # 8 bits: classes, by place; 255 is void; a class that is absent is no segment
+        ("sky\nroad\ncar\n", grid([[0, 0, 2], [255, 2, 2]], 8), [0, 2], [[1, 1, 2], [0, 2, 2]]),
+        ("sky\r\nroad\r\n", grid([[255] * 3] * 2, 8), [], [[0] * 3] * 2),
+        # by id, by pixel_value
+        ([CELL | {"id": 7}, GLASS], grid([[7, 1, 1]] * 2, 8), [1, 0], [[2, 1, 1]] * 2),
+        ([CELL | {"pixel_value": 9, "id": 7}, GLASS], grid([[9, 1, 1]] * 2, 8), [1, 0], [[2, 1, 1]] * 2),
+        ([CELL, GLASS | {"pixel_value": 255}], grid([[0, 255, 255]] * 2, 8), [0, 1], [[1, 2, 2]] * 2),
+        # 16 bits: objects of the one class of things; 0 is void
+        ([CELL], grid([[0, 5, 300], [255, 5, 5]], 16), [0, 0, 0], [[0, 1, 3], [2, 1, 1]]),
+        ([CELL, GLASS], grid([[0, 5, 5]] * 2, 16), [0], [[0, 1, 1]] * 2),
+        # ... unless 0 is declared
+        ([CELL, GLASS | {"pixel_value": 0}], grid([[0, 5, 5], [0, 0, 6]], 16), [1, 0, 0], [[1, 2, 2], [1, 1, 3]]),
+        ([CELL, GLASS | {"pixel_value": 0}], grid([[0] * 3] * 2, 16), [1], [[1] * 3] * 2),
+        # several classes of things: id * divisor + number; stuff is one segment
+        (
+            {"categories": [CELL | {"id": 1}, DIRT | {"id": 2}, GLASS | {"id": 3}], "label_divisor": 1000},
+            grid([[1001, 1002, 2001], [3000, 3001, 0]], 16),
+            [0, 0, 1, 2],
+            [[1, 2, 3], [4, 4, 0]],
+        ),
+        # the options overrule the bits, and what is void
+        ({"categories": [CELL], "masks": "instance"}, grid([[0, 1, 255]] * 2, 8), [0, 0], [[0, 1, 2]] * 2),
+        ({"categories": [CELL, DIRT], "masks": "semantic"}, grid([[0, 1, 255]] * 2, 16), [0, 1], [[1, 2, 0]] * 2),
+        ({"categories": [CELL | {"id": 1}], "void": [0, 9]}, grid([[0, 1, 9]] * 2, 8), [0], [[0, 1, 0]] * 2),
+        ({"categories": [CELL], "void": [0, 65535]}, grid([[0, 1, 65535]] * 2, 16), [0], [[0, 1, 0]] * 2),
+    ],
+)
+def test_what_the_values_mean(tmp_path, categories, mask, labels, ids):
+    dataset = one_mask(tmp_path, categories, mask)
+    segments = dataset[0].segments
+    assert isinstance(segments.masks, IdMap)
+    assert segments.labels.tolist() == labels
+    assert segments.masks.ids.tolist() == ids
+    assert not segments.is_crowd.any()
+
+
+def test_32_bit_ids(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(np.array([[0, 70_000, 2_000_000_000]] * 2, np.int32)).save(file, "TIFF")
+    picture = np.zeros((2, 3, 3), np.uint8)
+    root = save(tmp_path, {"images/a/x.png": picture, "masks/a/x.tif": file.getvalue(), "categories.json": [CELL]})
+    assert open_folder(root, "a")[0].segments.masks.ids.tolist() == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize(
+    ("categories", "mask", "words"),
+    [
+        ("sky\nroad", grid([[0, 1, 7]] * 2, 8), "value 7 belongs to no category"),
+        ([CELL, GLASS | {"pixel_value": 0}], grid([[0, 1, 7]] * 2, 8), "value 0 would be both cell and glass"),
+        ("sky\nroad", grid([[0, 1, 7]] * 2, 16), "no category is a thing"),
+        ([CELL, DIRT], grid([[0, 1, 7]] * 2, 16), "label_divisor"),
+        (
+            {"categories": [CELL | {"id": 1}], "label_divisor": 1000},
+            grid([[0, 1001, 5003]] * 2, 16),
+            "value 5003 is object 3 of category id 5",
+        ),
+        ([CELL], np.zeros((2, 3, 3), np.uint8), "mode RGB"),
+        ([CELL], np.zeros((3, 2), np.uint8), "mask is 2 x 3, its image upright 3 x 2"),
+        ([CELL], b"broken", "give a PNG"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(tmp_path, categories, mask, words):
+    dataset = one_mask(tmp_path, categories, mask)
+    with pytest.raises(DataError, match=words) as caught:
+        dataset[0]
+    assert "masks/a/x.png" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("categories", "words"),
+    [
+        ("[1, 2", "not valid JSON"),
+        ([], "no categories"),
+        ({}, "no categories"),
+        ([3], "category 0 is 3"),
+        ([{"is_thing": True}], "no name"),
+        ([{"name": "cell"}], "is_thing"),
+        ([CELL | {"is_thing": "yes"}], "is_thing"),
+        ([CELL | {"pixelvalue": 3}], "unknown pixelvalue"),
+        ([CELL | {"pixel_value": -1}], "pixel_value"),
+        ([CELL | {"id": 1.5}], '"id" is 1.5'),
+        ([CELL | {"color": [1, 2, 300]}], "color"),
+        ([CELL | {"color": 3}], "color"),
+        ([CELL, CELL], "the name 'cell'"),
+        ([CELL | {"id": 1}, DIRT], "the id 1"),
+        ([CELL | {"pixel_value": 4}, DIRT | {"pixel_value": 4}], "the pixel_value 4"),
+        ({"categories": [CELL], "mask": "semantic"}, "unknown mask"),
+        ({"categories": [CELL], "masks": "objects"}, "objects"),
+        ({"categories": [CELL], "void": 3}, "void"),
+        ({"categories": [CELL], "label_divisor": 1}, "label_divisor"),
+    ],
+)
+def test_wrong_categories_are_told_at_the_door(tmp_path, categories, words):
+    root = save(tmp_path, {"images/a/x.png": b"", "masks/a/x.png": b"", "categories.json": categories})
+    with pytest.raises(DataError, match=words) as caught:
+        open_folder(root, "a")
+    assert "categories.json" in str(caught.value)
+
+
+def test_categories_have_defaults(tmp_path):
+    entries = [CELL, {"name": "glass", "isthing": 0, "id": 9, "color": [1, 2, 3], "supercategory": "x"}]
+    assert one_mask(tmp_path, entries, EMPTY).categories == (
+        Category("cell", True, 0, distinct_color(0)),
+        Category("glass", False, 9, (1, 2, 3)),
+    )
+
+
+def test_text_files_may_have_a_byte_order_mark(tmp_path):
+    assert one_mask(tmp_path, "\ufeffsky\nroad", EMPTY).categories[0].name == "sky"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"readme.txt": ""}, "no images in a split; expected images/SPLIT"),
+        ({"images/x.png": EMPTY, "masks/x.png": EMPTY}, "no images in a split"),
+        ({"images/b/x.png": EMPTY, "images/c/y.png": EMPTY}, "no split 'a'; it has b, c"),
+        ({"images/a/x.png": EMPTY, "masks/a/x.png": EMPTY}, "neither categories.json nor classes.txt"),
+        (
+            {f"images/a/{i}.png": EMPTY for i in range(5)} | {"masks/a/0.png": EMPTY, "classes.txt": "sky"},
+            r"4 of 5 images of a have no mask: images/a/1\.png, images/a/2\.png, images/a/3\.png, \.\.\.;",
+        ),
+        (
+            {"images/a/x.png": EMPTY, "masks/a/x.jpg": EMPTY, "classes.txt": "sky"},
+            "1 of 1 images of a have no mask",
+        ),
+        ({"images/a/x.png": EMPTY, "images/a/x.JPG": EMPTY, "classes.txt": "sky"}, "have one stem"),
+        (
+            {"images/a/x.png": EMPTY, "masks/a/x.png": EMPTY, "classes.txt": "sky\n\nroad"},
+            "category 1 has no name",
+        ),
+        ({"images/a/x.png": EMPTY, "masks/a/x.png": EMPTY, "classes.txt": b"\xff\xfe"}, "not UTF-8"),
+    ],
+)
+def test_a_wrong_layout_is_told_at_the_door(tmp_path, files, words):
+    with pytest.raises(DataError, match=words):
+        open_folder(save(tmp_path, files), "a")
+
+
+def test_a_zip_reads_as_its_folder_does(tmp_path):
+    picture = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    files = {
+        "images/train/x.png": picture,
+        "images/train/deep/y.PNG": picture,
+        "images/train/notes.csv": "a,b",
+        "images/test set/z.png": picture,
+        "masks/train/x.png": EMPTY,
+        "masks/train/deep/y.png": EMPTY,
+        "masks/train/of no image.png": EMPTY,
+        "classes.txt": "sky",
+        "images.csv": "x",
+    }
+    root = save(tmp_path / "data", files)
+    shutil.make_archive(str(tmp_path / "data"), "zip", tmp_path, "data")
+    for place in (root, tmp_path / "data.zip", str(root)):
+        assert splits(place) == ("test set", "train")
+        dataset = pickle.loads(pickle.dumps(open_folder(place, "train")))
+        assert dataset.image_ids == ("deep/y", "x")
+        sample = dataset[1]
+        assert sample.image_id == "x"
+        np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), picture)
+        assert sample.segments.labels.tolist() == [0]
+
+
+def test_the_mask_must_fit_the_upright_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = png(
+        np.zeros((3, 2, 3), np.uint8), exif=exif
+    )  # 3 high and 2 wide in the file, 2 high and 3 wide upright
+    root = save(tmp_path, {"images/a/x.png": lying, "masks/a/x.png": EMPTY, "classes.txt": "sky"})
+    assert open_folder(root, "a")[0].image.shape == (3, 2, 3)
+
+
+REAL = Path(os.environ.get("EOMT_REAL_DATA", ""))
+needs_real_data = pytest.mark.skipif("EOMT_REAL_DATA" not in os.environ, reason="set EOMT_REAL_DATA to a folder")
+
+
+@needs_real_data
+def test_nuclei():
+    train, val = (open_folder(REAL / "dsb2018.zip", split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (530, 67)
+    assert [category.name for category in train.categories] == ["nucleus", "background"]
+    nuclei = sum(int((val[index].segments.labels == 0).sum()) for index in range(len(val)))
+    assert nuclei == 2885
+    sample = val[0]
+    assert sample.segments.masks.areas().sum() == sample.image[0].numel()  # no void: background is a category
+
+
+@needs_real_data
+def test_street_scenes():
+    dataset = open_folder(REAL / "camvid11.zip", "val")
+    assert len(dataset) == 101
+    assert len(dataset.categories) == 11
+    sample = dataset[0]
+    assert sample.image.shape == (3, 360, 480)
+    with zipfile.ZipFile(REAL / "camvid11.zip") as archive:
+        mask = np.array(Image.open(archive.open(f"masks/val/{sample.image_id}.png")))
+    labels = np.append(sample.segments.labels.numpy(), 255)  # last: void, which id 0 - 1 points at
+    np.testing.assert_array_equal(labels[sample.segments.masks.ids - 1], mask)

@@ -1,0 +1,186 @@
+"""The same batches for any number of workers, devices and micro-batches; errors keep their own words."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from eomt.categories import Category
+from eomt.config import AugmentConfig, DataConfig, ModelConfig, Recipe
+from eomt.data.loader import Subset, collate, cut_validation, steps_per_epoch, train_loader
+from eomt.errors import ConfigError, DataError, ResourceError
+from eomt.masks import IdMap
+from eomt.types import Batch, Sample, Segments, Target
+
+
+class Stripes:
+    """Small images, all different, with one segment each; one of them may be broken or end its process."""
+
+    categories = (Category("stripe", True, 0, (0, 0, 0)),)
+
+    def __init__(self, count: int, broken: int = -1, deadly: int = -1):
+        self.count, self.broken, self.deadly = count, broken, deadly
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == self.broken:
+            raise DataError(f"image {index}: is broken; replace it")
+        if index == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        image = torch.randint(256, (3, 12, 12), generator=torch.Generator().manual_seed(index)).to(torch.uint8)
+        ids = np.zeros((12, 12), np.int32)
+        ids[:, index % 12] = 1
+        segments = Segments(IdMap(ids, 1), torch.tensor([0]), torch.tensor([False]))
+        return Sample(image, segments, str(index))
+
+
+def recipe(batch_size: int = 4, micro_batch: int | None = None, workers: int = 0, seed: int = 0) -> Recipe:
+    return Recipe(
+        seed=seed,
+        model=ModelConfig(image_size=(16, 16)),
+        data=DataConfig(batch_size=batch_size, micro_batch=micro_batch, workers=workers),
+        augment=AugmentConfig(color=True),
+    )
+
+
+def take(batches: Iterator[Batch], count: int) -> list[Batch]:
+    taken = list(itertools.islice(batches, count))
+    batches.close()  # type: ignore[attr-defined]
+    return taken
+
+
+def equal(first: list[Batch], second: list[Batch]) -> bool:
+    """Compare all views, however they are cut into batches."""
+    one, two = (
+        [(b.images[k], b.targets[k], b.image_ids[k]) for b in s for k in range(len(b.targets))]
+        for s in (first, second)
+    )
+    return len(one) == len(two) and all(
+        a[2] == b[2] and torch.equal(a[0], b[0]) and torch.equal(a[1].masks, b[1].masks)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def test_worker_count_does_not_matter():
+    alone = take(train_loader(Stripes(10), recipe()), 6)
+    assert equal(alone, take(train_loader(Stripes(10), recipe(workers=2)), 6))
+    assert not equal(alone, take(train_loader(Stripes(10), recipe(seed=1)), 6))
+
+
+def test_micro_batches_and_restarts_do_not_matter():
+    whole = take(train_loader(Stripes(10), recipe()), 6)
+    assert equal(whole, take(train_loader(Stripes(10), recipe(micro_batch=2)), 12))
+    assert equal(whole[3:], take(train_loader(Stripes(10), recipe(), start_step=3), 3))
+
+
+def test_devices_share_a_batch():
+    whole = take(train_loader(Stripes(10), recipe()), 1)[0]
+    parts = [take(train_loader(Stripes(10), recipe(), rank=rank, world_size=2), 1)[0] for rank in (0, 1)]
+    assert [part.image_ids for part in parts] == [whole.image_ids[0::2], whole.image_ids[1::2]]
+    assert torch.equal(parts[1].images, whole.images[1::2])
+
+
+def test_an_epoch_sees_each_image_once_but_for_the_last_incomplete_batch():
+    assert steps_per_epoch(10, 4) == 2
+    batches = take(train_loader(Stripes(10), recipe()), 20)
+    assert {len(batch.image_ids) for batch in batches} == {4}
+    epochs = [batches[k].image_ids + batches[k + 1].image_ids for k in range(0, 20, 2)]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 10  # another order each time
+    assert len({image_id for epoch in epochs for image_id in epoch}) == 10  # so that all are seen
+
+
+def test_a_small_set_fills_a_batch_with_different_views():
+    assert steps_per_epoch(3, 8) == 1
+    batch = take(train_loader(Stripes(3), recipe(batch_size=8)), 1)[0]
+    assert sorted(Counter(batch.image_ids).values()) == [2, 3, 3]
+    twins = [image for image, image_id in zip(batch.images, batch.image_ids, strict=True) if image_id == "1"]
+    assert not torch.equal(twins[0], twins[1])
+
+
+def test_views_of_an_image_differ_between_epochs():
+    batches = take(train_loader(Stripes(1), recipe(batch_size=1)), 5)
+    assert not any(torch.equal(a.images, b.images) for a, b in itertools.pairwise(batches))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_reader_keeps_its_words(workers):
+    with pytest.raises(DataError) as caught:
+        take(train_loader(Stripes(8, broken=3), recipe(workers=workers)), 2)
+    assert str(caught.value) == "image 3: is broken; replace it"
+
+
+def test_a_worker_that_dies_is_told():
+    with pytest.raises(ResourceError, match=r"a process that reads samples ended.*data\.workers"):
+        take(train_loader(Stripes(8, deadly=3), recipe(workers=1)), 2)
+
+
+def test_closing_ends_the_workers():
+    batches = train_loader(Stripes(8), recipe(workers=2))
+    next(batches)
+    children = set(multiprocessing.active_children())
+    assert len(children) >= 2
+    batches.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 10
+    while children & set(multiprocessing.active_children()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not children & set(multiprocessing.active_children())
+
+
+@pytest.mark.parametrize(
+    ("data", "world_size", "words"),
+    [
+        (DataConfig(batch_size=0), 1, "batch_size is 0"),
+        (DataConfig(batch_size=4), 3, "multiple of the 3 devices"),
+        (DataConfig(batch_size=4, micro_batch=3), 1, "micro_batch is 3; use a divisor of the 4"),
+        (DataConfig(batch_size=4, micro_batch=4), 2, "micro_batch is 4; use a divisor of the 2"),
+        (DataConfig(batch_size=4, micro_batch=0), 1, "micro_batch is 0"),
+        (DataConfig(workers=-1), 1, "workers is -1"),
+    ],
+)
+def test_sizes_that_do_not_divide_are_told_before_the_first_batch(data, world_size, words):
+    with pytest.raises(ConfigError, match=words):
+        train_loader(Stripes(8), replace(recipe(), data=data), world_size=world_size)
+
+
+def test_an_empty_split_is_told():
+    with pytest.raises(DataError, match="no images"):
+        train_loader(Stripes(0), recipe())
+
+
+def test_collate():
+    target = Target(torch.zeros(0, 4, 4, dtype=torch.bool), torch.zeros(0, dtype=torch.int64), torch.zeros(0) > 0)
+    batch = collate([(torch.full((3, 4, 4), k, dtype=torch.uint8), target, str(k)) for k in range(2)])
+    assert batch.images[:, 0, 0, 0].tolist() == [0, 1]
+    assert batch.image_ids == ["0", "1"]
+    assert len(batch.targets) == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "fraction", "held_out"), [(10, 0.2, 2), (10, 0.01, 1), (10, 0.99, 9), (2, 0.5, 1), (2, 0.9, 1)]
+)
+def test_cut_validation(images, fraction, held_out):
+    train, val = cut_validation(Stripes(images), fraction, seed=0)
+    assert len(val) == held_out
+    assert sorted(train.indices + val.indices) == list(range(images))
+    assert (train, val) == cut_validation(train.dataset, fraction, seed=0)
+    assert val[0].image_id == str(val.indices[0])
+    assert isinstance(val, Subset)
+    assert val.categories == Stripes.categories
+
+
+def test_cut_validation_needs_two_images_and_a_share():
+    with pytest.raises(DataError, match="too few"):
+        cut_validation(Stripes(1), 0.1, seed=0)
+    with pytest.raises(ConfigError, match="val_fraction"):
+        cut_validation(Stripes(9), 0.0, seed=0)
