@@ -75,6 +75,11 @@ class EoMT(nn.Module):
         outputs.append(self.read_out(tokens, grid))
         return outputs
 
+    def reset_classes(self, num_classes: int) -> None:
+        """Start the class head anew, for other classes."""
+        head = nn.Linear(self.backbone.embed_dim, num_classes + 1)
+        self.class_head = head.to(self.class_head.weight.device)
+
     def read_out(self, tokens: Float[Tensor, "b n d"], grid: tuple[int, int]) -> QueryLogits:
         """Read classes and masks from the tokens, after the ViT's own final norm."""
         tokens = self.backbone.norm(tokens)

@@ -1,0 +1,121 @@
+"""Judge a segmenter on a data set: every image once through `Segmenter`, every task by its metric.
+
+The metrics themselves are in `metrics`; nothing here knows a formula.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from eomt.config import Precision, TaskName, Thresholds
+from eomt.devices import choose_precision
+from eomt.errors import DataError
+from eomt.evaluation.metrics import Metric
+from eomt.inference.segmenter import Segmenter
+from eomt.tasks import TASKS
+from eomt.types import Category, Dataset, Segments
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one evaluation; fractions in [0, 1], NaN where no class was present."""
+
+    figures: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    """By class name, all tasks together."""
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same figures for each group of images, where groups were given."""
+    images: int = 0
+    precision: str = "fp32"
+    seconds: float = 0.0
+
+
+def evaluate(
+    segmenter: Segmenter,
+    dataset: Dataset,
+    tasks: Sequence[TaskName] | None = None,
+    *,
+    max_detections: int | None = None,
+    thresholds: Thresholds | None = None,
+    image_size: tuple[int, int] | None = None,
+    precision: Precision = "auto",
+    groups: Mapping[str, str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Predict every image of a data set and judge the predictions.
+
+    `tasks` defaults to the segmenter's own; a panoptic model can be asked for all three. `max_detections` bounds
+    the instances an image (100 as in COCO unless the thresholds say otherwise). `groups` maps an image id to the
+    name of its group, whose figures are then given too. `progress` is called with images done and in all.
+
+    Raises DataError where the data have classes that the model does not know.
+    """
+    started = time.monotonic()
+    asked = tuple(tasks) if tasks else (segmenter.task,)
+    limits = thresholds or segmenter.thresholds
+    if max_detections is not None:
+        limits = replace(limits, max_detections=max_detections)
+    labels = match_categories(dataset.categories, segmenter.categories)
+
+    def metrics() -> dict[TaskName, Metric]:
+        return {task: TASKS[task].metric(segmenter.categories, limits) for task in asked}
+
+    overall = metrics()
+    grouped: defaultdict[str, dict[TaskName, Metric]] = defaultdict(metrics)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        segments = Segments(sample.segments.masks, labels[sample.segments.labels], sample.segments.is_crowd)
+        judges = [overall]
+        if groups is not None:
+            judges.append(grouped[groups.get(sample.image_id, "(none)")])
+        for fit in dict.fromkeys(
+            TASKS[task].fit for task in asked
+        ):  # one look serves all tasks that share the fit
+            [(logits, tiling)] = segmenter.look([sample.image], fit, image_size=image_size, precision=precision)
+            for task in asked:
+                if TASKS[task].fit == fit:
+                    prediction = TASKS[task].decode(logits, tiling, segmenter.categories, limits)
+                    for judge in judges:
+                        judge[task].update(prediction, segments, sample.image_id)
+        if progress is not None:
+            progress(index + 1, len(dataset))
+
+    figures, per_class = _merge(overall)
+    return Evaluation(
+        figures,
+        per_class,
+        {name: _merge(judge)[0] for name, judge in sorted(grouped.items())},
+        len(dataset),
+        "bf16" if choose_precision(precision, segmenter.device) == torch.bfloat16 else "fp32",
+        time.monotonic() - started,
+    )
+
+
+def match_categories(data: tuple[Category, ...], model: tuple[Category, ...]) -> torch.Tensor:
+    """Give, for each label of the data, the model's label of the same name, [categories of the data]."""
+    known = {category.name: label for label, category in enumerate(model)}
+    unknown = [category.name for category in data if category.name not in known]
+    if unknown:
+        raise DataError(
+            f"the data have classes that the model does not know: {', '.join(unknown[:5])}"
+            f"{', …' if len(unknown) > 5 else ''}; it knows {', '.join(list(known)[:5])}"
+            f"{', …' if len(known) > 5 else ''}. Use a model that was trained on these classes"
+        )
+    return torch.tensor([known[category.name] for category in data], dtype=torch.int64)
+
+
+def _merge(judges: Mapping[TaskName, Metric]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Put the figures of several tasks into one table."""
+    figures: dict[str, float] = {}
+    per_class: dict[str, dict[str, float]] = {}
+    for metric in judges.values():
+        result = metric.compute()
+        figures |= result.figures
+        for name, row in result.per_class.items():
+            per_class.setdefault(name, {}).update(row)
+    return figures, per_class

@@ -1,0 +1,144 @@
+"""One way from an image to a prediction, for users, validation, servers and exported models alike.
+
+Fits the image to the model's view, runs the model, and decodes. How views lie is `geometry`'s business, what
+logits mean is `decode`'s.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from eomt.categories import Category
+from eomt.config import Precision, TaskName, Thresholds
+from eomt.data.images import read_image
+from eomt.devices import choose_device, choose_precision
+from eomt.errors import ConfigError
+from eomt.inference.geometry import Tiling, plan, split
+from eomt.models.eomt import EoMT
+from eomt.tasks import TASKS
+from eomt.types import Prediction, QueryLogits
+from eomt.weights import checkpoint
+from eomt.weights.checkpoint import ModelInfo, Storage
+
+__all__ = ["ImageLike", "Segmenter"]
+
+ImageLike = Image.Image | NDArray[np.uint8] | Path | str | bytes
+
+
+class Segmenter:
+    """A model with all that is needed to use it.
+
+    `model` is the network: called on a uint8 batch [b 3 h w] it gives a list of `QueryLogits`. It stays in the
+    precision that it was saved in (fp32); `precision` acts inside the calls.
+    """
+
+    def __init__(self, model: EoMT, info: ModelInfo, device: str | torch.device = "auto") -> None:
+        self.device = choose_device(str(device))
+        self.model = model.to(self.device).eval()
+        self.info = info
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path = checkpoint.BUNDLED, device: str = "auto") -> "Segmenter":
+        """Load the bundled model, a checkpoint folder or a run folder. Raises ModelError.
+
+        >>> segmenter = Segmenter.from_pretrained("bundled", device="cpu")
+        >>> [category.name for category in segmenter.categories]
+        ['nucleus', 'background']
+        """
+        model, info = checkpoint.load(source)
+        return cls(model, info, device)
+
+    def save(self, folder: str | Path, storage: Storage = "fp32") -> None:
+        """Write the model so that `from_pretrained` reads it; `storage` may shrink the file (fp16, int8)."""
+        checkpoint.save(self.model, self.info, Path(folder), storage)
+
+    @property
+    def task(self) -> TaskName:
+        """The task that is meant when a call names none."""
+        return self.info.task
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes that the model knows."""
+        return self.info.categories
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds that are used when a call gives none."""
+        return self.info.thresholds
+
+    def predict(
+        self,
+        image: ImageLike,
+        *,
+        task: TaskName | None = None,
+        thresholds: Thresholds | None = None,
+        image_size: tuple[int, int] | None = None,
+        precision: Precision = "auto",
+    ) -> Prediction:
+        """Segment one image: a path, encoded bytes, a PIL image or an array [h w 3] of RGB, 0-255.
+
+        `image_size` (height, width) overrides the size of the view that the model sees: larger finds smaller
+        things and costs more. The prediction is in the pixels of the upright image.
+        """
+        return self.predict_batch(
+            [image], task=task, thresholds=thresholds, image_size=image_size, precision=precision
+        )[0]
+
+    def predict_batch(
+        self,
+        images: Sequence[ImageLike],
+        *,
+        task: TaskName | None = None,
+        thresholds: Thresholds | None = None,
+        image_size: tuple[int, int] | None = None,
+        precision: Precision = "auto",
+        batch_size: int = 8,
+    ) -> list[Prediction]:
+        """Segment images of any sizes, `batch_size` views at a time through the model."""
+        pixels = [torch.from_numpy(read_image(image)).permute(2, 0, 1) for image in images]
+        chosen = TASKS[self.check_task(task)]
+        seen = self.look(pixels, chosen.fit, image_size=image_size, precision=precision, batch_size=batch_size)
+        return [
+            chosen.decode(logits, tiling, self.categories, thresholds or self.thresholds)
+            for logits, tiling in seen
+        ]
+
+    def check_task(self, task: TaskName | None) -> TaskName:
+        """Give the task that is asked for, or the model's own. Raises ConfigError for an unknown one."""
+        if task is not None and task not in TASKS:
+            raise ConfigError(f"task {task!r}: known are {', '.join(TASKS)}")
+        return task or self.task
+
+    @torch.inference_mode()
+    def look(
+        self,
+        images: Sequence[Tensor],
+        fit: Literal["contain", "cover"],
+        *,
+        image_size: tuple[int, int] | None = None,
+        precision: Precision = "auto",
+        batch_size: int = 8,
+    ) -> list[tuple[QueryLogits, Tiling]]:
+        """Show images, uint8 [3 h w], to the model: the query logits of each one's views, and how these lie.
+
+        Several tasks may be decoded from one look where they share the fit.
+        """
+        view = image_size or self.info.model.image_size
+        tilings = [plan((image.shape[1], image.shape[2]), view, fit) for image in images]
+        views = torch.cat([split(image, tiling) for image, tiling in zip(images, tilings, strict=True)])
+        dtype = choose_precision(precision, self.device)
+        parts: list[QueryLogits] = []
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            for chunk in torch.split(views, batch_size):
+                parts.append(self.model(chunk.to(self.device))[-1])
+        logits = parts[0] if len(parts) == 1 else QueryLogits(*map(torch.cat, zip(*parts, strict=True)))
+        counts = [len(tiling.corners) for tiling in tilings]
+        split_parts = (torch.split(part, counts) for part in logits)
+        return [(QueryLogits(*each), tiling) for *each, tiling in zip(*split_parts, tilings, strict=True)]

@@ -1,0 +1,306 @@
+"""Train EoMT: the loop in plain sight, over accelerate.
+
+Forward, loss, backward, step; every so often, evaluate and save. Each part has its own module: `data.loader`,
+`models`, `loss`, `optim`, `evaluation`, `weights`. Nothing here is called back.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from eomt.config import Recipe, to_json
+from eomt.data.folder import open_folder, splits
+from eomt.data.loader import cut_validation, steps_per_epoch, train_loader
+from eomt.devices import choose_device, choose_precision
+from eomt.errors import ConfigError, DataError, NonFiniteError
+from eomt.evaluation.evaluate import Evaluation, evaluate, match_categories
+from eomt.files import write_aside
+from eomt.inference.segmenter import Segmenter
+from eomt.models.eomt import EoMT
+from eomt.tasks import TASKS
+from eomt.training.loss import segmentation_loss
+from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
+from eomt.training.track import Track
+from eomt.types import Batch, Dataset, Target
+from eomt.weights import checkpoint
+from eomt.weights.checkpoint import ModelInfo
+
+__all__ = ["TrainResult", "train"]
+
+log = logging.getLogger("eomt")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind."""
+
+    segmenter: Segmenter
+    """The best model by the task's figure."""
+    metrics: dict[str, float]
+    """Its figures on the validation split."""
+    folder: Path
+    """The run folder: recipe.json, metrics.jsonl, metrics.csv, log.txt, best/, last/."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    steps: int
+    steps_per_epoch: int
+    step: int = 0
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training data so far."""
+        return self.step / self.steps_per_epoch
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    train_data: Dataset | None = None,
+    val_data: Dataset | None = None,
+    init_from: str | Path | None = None,
+) -> TrainResult:
+    """Train a model as the recipe says and leave a run folder.
+
+    The data come from `recipe.data.root`, or from the two arguments: anything with the `Dataset` protocol. Where
+    there is no validation split, a part of the training split is cut off, and said. `init_from` starts from a
+    trained model, whose architecture is then used; its class head is kept only if the classes are the same.
+
+    Raises ConfigError when `out` holds something already, DataError, ModelError, and NonFiniteError when the
+    loss or a gradient is not finite. Ctrl-C leaves the last state in `last/` and is passed on.
+    """
+    check(recipe)
+    folder = open_run(Path(out), recipe)
+    set_seed(recipe.seed)
+    device = choose_device(recipe.device)
+    bf16 = choose_precision(recipe.precision, device) == torch.bfloat16
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if bf16 else "no",
+        gradient_accumulation_steps=recipe.data.batch_size // (recipe.data.micro_batch or recipe.data.batch_size),
+    )
+    train_data, val_data = choose_data(recipe, train_data, val_data)
+    model, info = build(recipe, train_data, init_from)
+    optimizer = build_optimizer(model, recipe.optim)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    epoch = steps_per_epoch(len(train_data), recipe.data.batch_size)
+    progress = Progress(recipe.steps or max(1, round(recipe.epochs * epoch)), epoch)
+    segmenter = Segmenter(accelerator.unwrap_model(model), info, accelerator.device)
+
+    with Track(folder, progress.steps) as track:
+        announce(recipe, info, segmenter, train_data, val_data, progress, "bf16" if bf16 else "fp32")
+        try:
+            best = fit(recipe, accelerator, model, optimizer, train_data, val_data, segmenter, progress, track)
+        except KeyboardInterrupt:
+            segmenter.save(folder / "last")
+            log.info("interrupted at step %d: the state is in %s", progress.step, folder / "last")
+            raise
+    return TrainResult(Segmenter.from_pretrained(folder / "best", str(accelerator.device)), best.figures, folder)
+
+
+def fit(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train_data: Dataset,
+    val_data: Dataset,
+    segmenter: Segmenter,
+    progress: Progress,
+    track: Track,
+) -> Evaluation:
+    """Run all steps; give the evaluation of the best checkpoint."""
+    figure = TASKS[recipe.task].figure
+    every = max(1, round(recipe.evaluate_every * progress.steps_per_epoch))
+    batches: Iterator[Batch] = train_loader(train_data, recipe)
+    best: Evaluation | None = None
+    model.train()
+    while progress.step < progress.steps:
+        values = optimizer_step(recipe, accelerator, model, optimizer, batches, progress)
+        progress.step += 1
+        track.step(progress.step, progress.epoch, values)
+
+        if progress.step % every == 0 or progress.step == progress.steps:
+            model.eval()
+            result = evaluate(segmenter, val_data, [recipe.task], precision=recipe.precision)
+            model.train()
+            track.evaluation(progress.step, progress.epoch, result.figures | {"val_seconds": result.seconds})
+            segmenter.save(track.folder / "last")
+            if best is None or better(result.figures[figure], best.figures[figure]):
+                best = result
+                segmenter.save(track.folder / "best")
+    assert best is not None  # the last step is always evaluated
+    log.info("best %s %.4f: %s", figure, best.figures[figure], track.folder / "best")
+    return best
+
+
+def optimizer_step(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Batch],
+    progress: Progress,
+) -> dict[str, float]:
+    """Take one step on `batch_size` images, in one or more micro-batches; give what is worth recording."""
+    started = time.monotonic()
+    set_learning_rates(optimizer, progress.step, progress.steps, recipe.optim)
+    probabilities = mask_probabilities(progress.step, progress.steps, recipe.optim, recipe.model.num_joint_blocks)
+    sums: dict[str, Tensor] = {}
+    for _ in range(accelerator.gradient_accumulation_steps):
+        batch = to_device(next(batches), accelerator.device)
+        with accelerator.accumulate(model):
+            with accelerator.autocast():
+                outputs = model(batch.images, probabilities)
+            terms = segmentation_loss(outputs, batch.targets, recipe.loss)
+            accelerator.backward(terms.total)
+            for name, value in zip(
+                ("loss", "mask", "dice", "class"), (terms.total, *terms.layers.sum(0)), strict=True
+            ):
+                share = value.detach() / accelerator.gradient_accumulation_steps
+                sums[name] = sums[name] + share if name in sums else share
+    norm = accelerator.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm)
+    values = {name: float(value) for name, value in sums.items()} | {
+        "grad_norm": float(norm if norm is not None else math.nan)
+    }
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"step {progress.step + 1}: {name} is {value}; nothing was updated by it. "
+                "Lower --optim.lr, lengthen --optim.warmup, or use --precision fp32"
+            )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return values | {
+        "lr": learning_rate(progress.step, progress.steps, recipe.optim, "new"),
+        "masked_attention": sum(probabilities) / len(probabilities),
+        "images_per_second": recipe.data.batch_size / (time.monotonic() - started),
+    }
+
+
+def better(figure: float, best: float) -> bool:
+    """Say whether a figure beats the best so far; NaN beats nothing and is beaten by anything."""
+    return figure > best or (math.isnan(best) and not math.isnan(figure))
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch to where the model is."""
+    targets = [
+        Target(*(part.to(device, non_blocking=True) for part in (target.masks, target.labels, target.is_crowd)))
+        for target in batch.targets
+    ]
+    return Batch(batch.images.to(device, non_blocking=True), targets, batch.image_ids)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse settings that contradict one another, before anything is read or written."""
+    micro = recipe.data.micro_batch or recipe.data.batch_size
+    if recipe.data.batch_size < 1 or micro < 1 or recipe.data.batch_size % micro:
+        raise ConfigError(f"batch size {recipe.data.batch_size} is not a multiple of the micro-batch, {micro}")
+    if recipe.steps is not None and recipe.steps < 1:
+        raise ConfigError(f"steps {recipe.steps}: at least 1")
+    if recipe.steps is None and not recipe.epochs > 0:
+        raise ConfigError(f"epochs {recipe.epochs}: more than 0")
+    if not recipe.evaluate_every > 0:
+        raise ConfigError(f"evaluate_every {recipe.evaluate_every}: more than 0 epochs")
+
+
+def open_run(folder: Path, recipe: Recipe) -> Path:
+    """Make the run folder and write the recipe into it. Raises ConfigError where there is something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"run folder {folder}: it holds something already; give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_aside(folder / "recipe.json", json.dumps(to_json(recipe), indent=1).encode())
+    return folder
+
+
+def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | None) -> tuple[Dataset, Dataset]:
+    """Open the two splits; without a validation split, cut one off the training split, and say so."""
+    if train_data is None:
+        if recipe.data.root is None:
+            raise ConfigError("no data: give --data PATH (data.root), or a data set from Python")
+        train_data = open_folder(recipe.data.root, recipe.data.train)
+        if recipe.data.val is not None and recipe.data.val in splits(recipe.data.root):
+            val_data = open_folder(recipe.data.root, recipe.data.val)
+    if len(train_data) == 0:
+        raise DataError(f"the training split {recipe.data.train!r} has no images")
+    if val_data is None:
+        train_data, val_data = cut_validation(train_data, recipe.data.val_fraction, recipe.seed)
+        log.info(
+            "no validation split: %d of %d training images are held out to judge on",
+            len(val_data),
+            len(train_data) + len(val_data),
+        )
+    return train_data, val_data
+
+
+def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[EoMT, ModelInfo]:
+    """Create the model for the data's classes, new or from a trained one."""
+    info = ModelInfo(recipe.task, data.categories, recipe.model, recipe.thresholds)
+    if init_from is None:
+        return EoMT(recipe.model, len(data.categories)), info
+    trained, old = checkpoint.load(init_from)
+    log.info("starting from %s; its architecture replaces the recipe's", init_from)
+    info = replace(info, model=old.model)
+    if old.categories == data.categories:
+        return trained, info
+    log.info(
+        "its class head is initialised anew: it knew %d classes, the data have %d",
+        len(old.categories),
+        len(data.categories),
+    )
+    trained.reset_classes(len(data.categories))
+    return trained, info
+
+
+def announce(
+    recipe: Recipe,
+    info: ModelInfo,
+    segmenter: Segmenter,
+    train_data: Dataset,
+    val_data: Dataset,
+    progress: Progress,
+    precision: str,
+) -> None:
+    """Say what is about to happen, before it costs anything."""
+    match_categories(val_data.categories, info.categories)
+    things = sum(category.is_thing for category in info.categories)
+    parameters = sum(parameter.numel() for parameter in segmenter.model.parameters())
+    height, width = info.model.image_size
+    log.info(
+        "model %s, %.1f M parameters, %d queries in %d joint blocks, view %dx%d, %s on %s",
+        info.model.backbone,
+        parameters / 1e6,
+        info.model.num_queries,
+        info.model.num_joint_blocks,
+        height,
+        width,
+        precision,
+        segmenter.device,
+    )
+    log.info(
+        "data %d training and %d validation images, %d things and %d stuff; task %s",
+        len(train_data),
+        len(val_data),
+        things,
+        len(info.categories) - things,
+        recipe.task,
+    )
+    log.info(
+        "%d steps of %d images (%.1f epochs); results in the run folder",
+        progress.steps,
+        recipe.data.batch_size,
+        progress.steps / progress.steps_per_epoch,
+    )

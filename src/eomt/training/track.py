@@ -1,0 +1,90 @@
+"""What a run says while it trains: a live line on the terminal, and rows in the run folder.
+
+`metrics.jsonl` is the source of truth, one object a row; `metrics.csv` is made of it.
+"""
+
+import csv
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eomt.files import write_aside
+
+__all__ = ["Track"]
+
+log = logging.getLogger("eomt")
+PLAIN_INTERVAL = 10.0
+"""Seconds between lines where there is no terminal."""
+
+
+class Track:
+    """The records of one run. Close it, or use it in a `with` statement."""
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self.folder = folder
+        self.steps = steps
+        self._rows: list[dict[str, Any]] = []
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(self._handler)
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[line]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=steps, line="")
+        self._bar.start()
+        self._spoken = -math.inf
+
+    def __enter__(self) -> "Track":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        self._write_csv()
+        self._file.close()
+        log.removeHandler(self._handler)
+        self._handler.close()
+
+    def step(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Record one optimiser step."""
+        self._record({"step": step, "epoch": epoch, **values})
+        line = "  ".join(f"{name} {values[name]:.4g}" for name in ("loss", "grad_norm", "images_per_second"))
+        self._bar.update(self._task, completed=step, line=line)
+        if self._bar.disable and (time.monotonic() - self._spoken >= PLAIN_INTERVAL or step == self.steps):
+            self._spoken = time.monotonic()
+            log.info("step %d/%d  epoch %.2f  %s", step, self.steps, epoch, line)
+
+    def evaluation(self, step: int, epoch: float, figures: Mapping[str, float]) -> None:
+        """Record the figures of one evaluation."""
+        self._record({"step": step, "epoch": epoch, **figures})
+        self._write_csv()
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        log.info("step %d  epoch %.2f  %s", step, epoch, shown)
+
+    def _record(self, row: Mapping[str, Any]) -> None:
+        finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in row.items()}
+        self._rows.append(finite)
+        self._file.write(json.dumps(finite) + "\n")
+
+    def _write_csv(self) -> None:
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_aside(self.folder / "metrics.csv", text.getvalue().encode())

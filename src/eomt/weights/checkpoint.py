@@ -1,0 +1,157 @@
+"""Our checkpoints: a folder with `config.json` and safetensors weights, whole or absent.
+
+`config.json` names the weights file and its sha256 and is replaced last and at once, so that a reader finds the
+old checkpoint or the new one. Weights may be stored in 8 bits; they are fp32 in memory. Other projects' formats
+are left to `convert`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from eomt.categories import Category
+from eomt.config import ModelConfig, TaskName, Thresholds, from_json, to_json
+from eomt.errors import ConfigError, ModelError
+from eomt.files import write_aside
+from eomt.models.eomt import EoMT
+
+__all__ = ["BUNDLED", "ModelInfo", "Storage", "load", "save"]
+
+FORMAT = 1
+BUNDLED = "bundled"
+"""The name of the model that comes with the package."""
+SCALE = ":scale"
+Storage = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is, beside its weights."""
+
+    task: TaskName
+    categories: tuple[Category, ...]
+    model: ModelConfig
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+
+def save(model: EoMT, info: ModelInfo, folder: Path, storage: Storage = "fp32") -> None:
+    """Write a checkpoint; one that is there already is replaced at once, when all is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = save_safetensors(_encode(state, storage))
+    digest = hashlib.sha256(weights).hexdigest()
+    name = f"model-{digest[:8]}.safetensors"
+    config = {
+        "format": FORMAT,
+        "task": info.task,
+        "categories": [category._asdict() for category in info.categories],
+        "model": to_json(info.model),
+        "thresholds": to_json(info.thresholds),
+        "weights": {"file": name, "sha256": digest},
+    }
+    write_aside(folder / name, weights)
+    write_aside(folder / "config.json", json.dumps(config, indent=1).encode())
+    for stale in folder.glob("model-*.safetensors"):
+        if stale.name != name:
+            stale.unlink()
+
+
+def load(source: str | Path) -> tuple[EoMT, ModelInfo]:
+    """Read a checkpoint: the bundled one, a checkpoint folder, or a run folder (its best, else its last).
+
+    Raises ModelError when it is absent, damaged or of another shape.
+    """
+    folder = find(source)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        info, file, digest = _parse(config)
+        weights = (folder / file).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"model {folder}: config.json cannot be used ({error})") from error
+    if hashlib.sha256(weights).hexdigest() != digest:
+        raise ModelError(
+            f"model {folder / file}: its content is not what config.json promises (sha256); copy it anew"
+        )
+    model = EoMT(replace(info.model, weights="none"), len(info.categories))
+    try:
+        model.load_state_dict(_decode(load_safetensors(weights)))
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(f"model {folder / file}: its weights do not fit config.json ({error})") from error
+    return model.eval(), info
+
+
+def find(source: str | Path) -> Path:
+    """Find the folder with `config.json` that a name or a path means."""
+    if source == BUNDLED:
+        return Path(str(files("eomt") / "bundled"))
+    folder = Path(source)
+    for candidate in (folder, folder / "best", folder / "last"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    there = "no such folder" if not folder.is_dir() else "no config.json in it, in best/ or in last/"
+    raise ModelError(
+        f"model {source}: {there}; give a checkpoint or a run folder, or leave it out for the bundled model"
+    )
+
+
+def _parse(config: Any) -> tuple[ModelInfo, str, str]:
+    """Read `config.json`'s values, trusting none of them."""
+    if config["format"] != FORMAT:
+        raise ConfigError(f"format {config['format']!r}; this version reads format {FORMAT}")
+    if config["task"] not in ("semantic", "instance", "panoptic"):
+        raise ConfigError(f"task {config['task']!r} is not semantic, instance or panoptic")
+    categories = tuple(
+        Category(str(c["name"]), bool(c["is_thing"]), int(c["id"]), (int(r), int(g), int(b)))
+        for c in config["categories"]
+        for r, g, b in [c["color"]]
+    )
+    file = str(config["weights"]["file"])
+    if Path(file).name != file:
+        raise ConfigError(f"weights file {file!r} is not a plain file name")
+    info = ModelInfo(
+        config["task"],
+        categories,
+        from_json(ModelConfig, config["model"], "model"),
+        from_json(Thresholds, config["thresholds"], "thresholds"),
+    )
+    return info, file, str(config["weights"]["sha256"])
+
+
+def _encode(state: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
+    """Store matrices in fewer bits; vectors (norms, biases, scales) are few and keep theirs."""
+    if storage == "fp32":
+        return state
+    out = {}
+    for name, value in state.items():
+        if value.dim() < 2 or not value.is_floating_point():
+            out[name] = value
+        elif storage == "fp16":
+            out[name] = value.half()
+        else:  # symmetric, one scale a row: the first axis
+            rows = value.float().flatten(1)
+            scale = rows.abs().amax(1).clamp(min=1e-12) / 127
+            out[name] = (rows / scale[:, None]).round().to(torch.int8).view(value.shape)
+            out[name + SCALE] = scale
+    return out
+
+
+def _decode(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring stored weights back to fp32."""
+    state = {}
+    for name, value in stored.items():
+        if name.endswith(SCALE):
+            continue
+        scale = stored.get(name + SCALE)
+        state[name] = value.float()
+        if scale is not None:
+            state[name] = state[name] * scale.view(-1, *[1] * (value.dim() - 1))
+    return state
