@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
@@ -53,9 +53,9 @@ def recipe(batch_size: int = 4, micro_batch: int | None = None, workers: int = 0
     )
 
 
-def take(batches: Iterator[Batch], count: int) -> list[Batch]:
+def take(batches: Generator[Batch, None, None], count: int) -> list[Batch]:
     taken = list(itertools.islice(batches, count))
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     return taken
 
 
@@ -130,7 +130,7 @@ def test_closing_ends_the_workers():
     next(batches)
     children = set(multiprocessing.active_children())
     assert len(children) >= 2
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     deadline = time.monotonic() + 10
     while children & set(multiprocessing.active_children()) and time.monotonic() < deadline:
         time.sleep(0.05)

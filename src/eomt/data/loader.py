@@ -5,7 +5,7 @@ restarts, workers, devices and micro-batches do not change it. What a sample is,
 the readers and to `augment`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 def train_loader(
     dataset: Dataset, recipe: Recipe, *, start_step: int = 0, rank: int = 0, world_size: int = 1
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Give micro-batches without end, from optimiser step `start_step` on.
 
     Each step has `recipe.data.batch_size` images: `batch_size / world_size / micro_batch` micro-batches on each of
@@ -181,7 +181,7 @@ def _collate_or_error(views: list[tuple[Tensor, Target, str] | EomtError]) -> Ba
     return errors[0] if errors else collate(views)  # type: ignore[arg-type]
 
 
-def _batches(loader: "DataLoader[Any]") -> Iterator[Batch]:
+def _batches(loader: "DataLoader[Any]") -> Generator[Batch, None, None]:
     iterator = iter(loader)
     while True:
         try:
