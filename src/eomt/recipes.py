@@ -6,7 +6,7 @@ A variant is its difference: `dataclasses.replace(small(), steps=300)`. Settings
 from collections.abc import Callable
 from dataclasses import replace
 
-from eomt.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig, Recipe, Thresholds
+from eomt.config import AugmentConfig, DataConfig, LossConfig, ModelConfig, OptimConfig, Recipe, Thresholds
 
 __all__ = ["RECIPES", "base", "giant", "large", "nuclei", "small"]
 
@@ -15,7 +15,7 @@ def large() -> Recipe:
     """EoMT-L with DINOv2, view of 640 pixels, 12 epochs, batch 16: the paper's COCO panoptic run."""
     return Recipe(
         task="panoptic",
-        epochs=12,
+        epochs=12.0,
         model=ModelConfig(
             "vit_large_patch14_reg4_dinov2", image_size=(640, 640), num_queries=200, num_joint_blocks=4
         ),
@@ -41,12 +41,15 @@ def nuclei() -> Recipe:
     """Nuclei in microscope images on two processor cores: docs/nuclei.md has command, cost and scores."""
     return Recipe(
         task="instance",
+        steps=2400,
+        evaluate_every=5.0,
         model=ModelConfig(
-            "vit_small_patch14_dinov2", image_size=(320, 320), depth=8, num_queries=150, num_joint_blocks=2
+            "vit_small_patch14_dinov2", image_size=(256, 256), depth=6, num_queries=150, num_joint_blocks=2
         ),
         data=DataConfig(batch_size=4, workers=1),
-        augment=AugmentConfig(flip=0.5, vertical_flip=0.5, scale=(0.8, 1.6), color=True),
-        optim=OptimConfig(lr=3e-4, clip_norm=0.1),
+        augment=AugmentConfig(vertical_flip=0.5, scale=(0.8, 2.0), color=True),
+        loss=LossConfig(num_points=3136),
+        optim=OptimConfig(lr=3e-4),
         thresholds=Thresholds(max_detections=500),
     )
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from hotcoco import Params, StreamingEval
@@ -41,6 +41,7 @@ class Metrics:
         return {"figures": _nullable(self.figures), "per_class": per_class}
 
 
+@runtime_checkable
 class Metric(Protocol):
     """What evaluation asks of a metric. It pickles, so that processes can send theirs to the one that merges."""
 

@@ -110,7 +110,7 @@ class Segmenter:
             for logits, tiling in seen
         ]
 
-    def check_task(self, task: TaskName | None) -> TaskName:
+    def check_task(self, task: str | None) -> TaskName:
         """Give the task that is asked for, or the model's own. Raises ConfigError for an unknown one."""
         if task is not None and task not in TASKS:
             raise ConfigError(f"task {task!r}: known are {', '.join(TASKS)}")

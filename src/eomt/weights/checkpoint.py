@@ -127,12 +127,12 @@ def _parse(config: Any) -> tuple[ModelInfo, str, str]:
 
 
 def _encode(state: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
-    """Store matrices in fewer bits; vectors (norms, biases, scales) are few and keep theirs."""
+    """Store matrices in fewer bits; vectors and tables (norms, biases, positions) are few and keep theirs."""
     if storage == "fp32":
         return state
     out = {}
     for name, value in state.items():
-        if value.dim() < 2 or not value.is_floating_point():
+        if value.dim() < 2 or len(value) == 1 or not value.is_floating_point():
             out[name] = value
         elif storage == "fp16":
             out[name] = value.half()

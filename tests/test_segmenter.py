@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import TOY, draw_shapes
+from eomt.categories import Category
+from eomt.config import Thresholds
+from eomt.devices import choose_device, choose_precision
+from eomt.errors import ConfigError, DataError
+from eomt.inference.segmenter import Segmenter
+from eomt.models.eomt import EoMT
+from eomt.types import QueryLogits
+from eomt.weights.checkpoint import ModelInfo
+
+CATEGORIES = (Category("square", True, 0, (255, 0, 0)), Category("ground", False, 1, (0, 0, 255)))
+EAGER = Thresholds(score=0.0, overlap=0.0, max_detections=20)  # an untrained model is sure of nothing
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    return Segmenter(EoMT(TOY, 2), ModelInfo("panoptic", CATEGORIES, TOY, EAGER), "cpu")
+
+
+def picture(height: int = 50, width: int = 90) -> np.ndarray:
+    return draw_shapes(np.random.default_rng(1), (height, width))[0]
+
+
+def test_the_model_is_the_network(segmenter: Segmenter) -> None:
+    outputs = segmenter.model(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
+    assert [type(output) for output in outputs] == [QueryLogits]
+    assert outputs[0].class_logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
+@pytest.mark.parametrize("size", [(50, 90), (90, 50), (1, 1), (3, 300)])
+def test_every_task_at_every_size(segmenter: Segmenter, task: str, size: tuple[int, int]) -> None:
+    prediction = segmenter.predict(picture(*size) if min(size) > 20 else np.zeros((*size, 3), np.uint8), task=task)
+    assert prediction.size == size
+    assert prediction.label_map().shape == size
+    assert all(segment.mask.sum() == segment.area > 0 for segment in prediction)
+
+
+def test_sources_agree(segmenter: Segmenter, tmp_path: Path) -> None:
+    pixels = picture()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    sources = [
+        pixels,
+        Image.fromarray(pixels),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        (tmp_path / "a.png").read_bytes(),
+    ]
+    maps = [segmenter.predict(source).label_map() for source in sources]
+    assert all(np.array_equal(maps[0], each) for each in maps)
+
+
+def test_batch_equals_one_by_one(segmenter: Segmenter) -> None:
+    """Images of different sizes, with windows of one image in two chunks."""
+    images = [picture(50, 90), picture(64, 64), picture(64, 300)]
+    for task in ("semantic", "panoptic"):
+        together = segmenter.predict_batch(images, task=task, batch_size=3)
+        for one, image in zip(together, images, strict=True):
+            alone = segmenter.predict(image, task=task)
+            assert np.mean(one.label_map() == alone.label_map()) > 0.999  # batches round differently
+            assert one.scores == pytest.approx(alone.scores, abs=1e-4)
+
+
+def test_larger_view(segmenter: Segmenter) -> None:
+    image = torch.from_numpy(picture()).permute(2, 0, 1)
+    [(logits, tiling)] = segmenter.look([image], "contain", image_size=(128, 96))
+    assert tiling.view == (128, 96)
+    assert logits.features.shape[-2:] == (32, 24)
+
+
+def test_save_and_load(segmenter: Segmenter, tmp_path: Path) -> None:
+    segmenter.save(tmp_path / "toy")
+    loaded = Segmenter.from_pretrained(tmp_path / "toy", device="cpu")
+    assert (loaded.task, loaded.categories, loaded.thresholds) == ("panoptic", CATEGORIES, EAGER)
+    assert np.array_equal(loaded.predict(picture()).label_map(), segmenter.predict(picture()).label_map())
+
+
+def test_precision_acts_inside(segmenter: Segmenter) -> None:
+    image = torch.from_numpy(picture(64, 64)).permute(2, 0, 1)
+    [(half, _)], [(full, _)] = (segmenter.look([image], "contain", precision=p) for p in ("bf16", "fp32"))
+    assert half.class_logits.dtype == torch.bfloat16
+    assert torch.allclose(half.class_logits.float(), full.class_logits, atol=0.1)
+    assert next(segmenter.model.parameters()).dtype == torch.float32
+
+
+def test_devices() -> None:
+    assert choose_device("cpu").type == "cpu"
+    assert choose_precision("fp32", torch.device("cpu")) == torch.float32
+    assert choose_precision("bf16", torch.device("cpu")) == torch.bfloat16
+    assert choose_precision("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+    with pytest.raises(ConfigError, match="device 'cpuu' cannot be used"):
+        choose_device("cpuu")
+
+
+def test_refuses(segmenter: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="task 'pose': known are semantic, instance, panoptic"):
+        segmenter.check_task("pose")
+    with pytest.raises(DataError):
+        segmenter.predict(tmp_path / "absent.png")
