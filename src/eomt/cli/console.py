@@ -1,0 +1,159 @@
+"""What the user sees: errors, progress, tables and the one line of JSON. Free of torch; rich is imported late."""
+
+import errno
+import json
+import logging
+import math
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from eomt.errors import ConfigError, EomtError, ResourceError
+
+__all__ = ["LogLines", "note", "print_json", "print_table", "printable", "progress", "report"]
+
+QUIET_SECONDS = 10.0
+"""Where standard error is no terminal, progress is a line at most so often."""
+
+TABLE_WIDTH = 160
+"""A table is not squeezed to less: a cut figure is worse than a long line."""
+
+EXIT_CODES_OF_SYSTEM = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE), ResourceError.exit_code),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ConfigError.exit_code),  # a folder that was named
+}
+"""What the system may answer through no fault of the program."""
+
+
+def printable(text: object) -> str:
+    r"""Escape what could steer a terminal or forge a line, such as ESC or a newline in a file name."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in str(text)
+    )
+
+
+def note(text: object) -> None:
+    """Print one line on standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+class LogLines(logging.Handler):
+    """Shows log records as plain lines on standard error, wherever that leads when they come."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        note(record.getMessage())
+
+
+def report(error: Exception, with_traceback: bool) -> int:
+    """Print an error as one block on standard error and give the exit code that belongs to it."""
+    if with_traceback:
+        traceback.print_exception(error)
+    code, lines = _explain(error)
+    first, *others = "\n".join(lines).splitlines() or [""]
+    note(f"error: {first}")
+    for line in others:
+        note(f"  {line.lstrip()}" if line.strip() else "")
+    return code
+
+
+def _explain(error: Exception) -> tuple[int, list[str]]:
+    """Say what went wrong, and what to do where the program knows."""
+    if isinstance(error, EomtError):
+        return error.exit_code, [str(error)]
+    if _is_out_of_memory(error):
+        return ResourceError.exit_code, [
+            f"memory does not suffice: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            "Train with a smaller --data.micro-batch or --model.image-size; predict and evaluate with a smaller "
+            "--image-size, or with --device cpu.",
+        ]
+    if isinstance(error, OSError) and error.errno in EXIT_CODES_OF_SYSTEM:
+        where = f"{error.filename}: " if error.filename else ""
+        return EXIT_CODES_OF_SYSTEM[error.errno], [f"{where}{error.strerror}"]
+    first = str(error).splitlines()[0] if str(error) else ""
+    return 1, [
+        f"unexpected {type(error).__name__}: {first}",
+        "This is a fault of the program, or of the machine, that it did not foresee. "
+        "Run again with --traceback to see where it arose.",
+    ]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out, on the processor or on an accelerator, without importing torch for it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return "OutOfMemoryError" in kinds or ("RuntimeError" in kinds and "can't allocate memory" in str(error))
+
+
+def print_json(values: Any) -> None:
+    """Print one JSON object as one line on standard output; a number that is not finite becomes null."""
+    print(json.dumps(_finite(values), allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON cannot write by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+    """Print a table on standard output: the first column is text, the others are figures (– where none)."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for index, column in enumerate(columns):
+        table.add_column(Text(printable(column)), justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    print(printable(title))
+    Console(width=max(Console().width, TABLE_WIDTH)).print(table)
+
+
+def _cell(value: str | float) -> str:
+    """Write a value of a table: three decimals tell apart what a validation set of some hundred images can."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far a piece of work is on standard error: a bar on a terminal, else a line now and then.
+
+    Gives a function of how many are done and how many there are.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(label)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True, highlight=False), transient=True) as bars:
+        bar = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+def _lines(label: str) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= QUIET_SECONDS:
+            last = time.monotonic()
+            note(f"{label}: {done} of {total}")
+
+    return show

@@ -1,0 +1,182 @@
+"""`eomt eval`: open the data, judge the model, print the figures. What they mean is said in `evaluation`."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from eomt.cli.console import print_json, print_table, printable, progress
+from eomt.cli.options import (
+    OWN,
+    TASKS,
+    Device,
+    ImageSize,
+    ModelSource,
+    OwnShare,
+    Switch,
+    check_image_size,
+    override_thresholds,
+    parse,
+)
+from eomt.config import Precision, TaskName
+from eomt.errors import DataError
+
+if TYPE_CHECKING:
+    from eomt.evaluation.evaluate import Evaluation
+
+__all__ = ["FIGURES", "run"]
+
+FIGURES = ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "AP", "AP50", "AP75", "mIoU", "pixel_accuracy")
+"""Always present with --json, null where a task was not judged or no class is present."""
+HEADLINES = ("PQ", "SQ", "RQ", "AP", "AP50", "AP75", "IoU", "mIoU", "pixel_accuracy")
+"""Figures of a class or a group that fit on a line; --json has all."""
+
+DESCRIPTION = """\
+Measure a model on an annotated data set. All figures are shares from 0 to 1:
+  panoptic   PQ, SQ, RQ, and PQ of things and of stuff
+  instance   AP (COCO's, of masks), AP50, AP75
+  semantic   mIoU, pixel accuracy
+
+Example: eomt eval --data my-data --split val --model runs/first"""
+
+
+@dataclass(frozen=True)
+class EvalArguments:
+    """What `eomt eval` accepts."""
+
+    data: Annotated[Path, tyro.conf.arg(metavar="PATH")]
+    """The data set: a folder or a zip (read as it is, not unpacked)."""
+    split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "val"
+    """Part of the data set to measure on; a name that is not there is answered with those that are."""
+    model: ModelSource = "bundled"
+    """A trained model: the folder of a run or of a saved model, or the one that comes with eomt."""
+    task: Annotated[tuple[TaskName, ...], tyro.conf.arg(metavar=f"{TASKS}...", help_behavior_hint=OWN)] = ()
+    """What to measure: one task or more."""
+    group_by: Annotated[str | None, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = None
+    """Also give the figures of each group of images: a column of `images.csv` in the data set, whose column
+    `image_id` holds the images' file names without suffix."""
+    max_detections: int = 100
+    """Instance: so many segments with the highest scores are judged in an image. COCO's AP takes 100; images with
+    more objects than that need more."""
+    score: OwnShare = None
+    """Panoptic: least class probability of a segment that is kept."""
+    mask: OwnShare = None
+    """Least mask probability of a pixel that belongs to a segment."""
+    overlap: OwnShare = None
+    """Panoptic: least share of its mask that a segment must win from others to be kept."""
+    image_size: ImageSize = None
+    """Size in pixels of the view that the model sees."""
+    device: Device = "auto"
+    """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
+    precision: Precision = "auto"
+    """auto: bf16 where the processor computes in it, else fp32. The report says which it was."""
+    json: Switch = False
+    """Print one JSON object as the last line of standard output, instead of tables; null stands for a figure that
+    was not measured."""
+    traceback: Switch = False
+    """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Evaluate as the arguments say and print the figures; give the exit code."""
+    options = parse(EvalArguments, arguments, "eomt eval", DESCRIPTION)
+    check_image_size(options.image_size)
+
+    from eomt.data.folder import open_folder
+
+    dataset = open_folder(options.data, options.split)
+    groups = read_groups(options.data, options.group_by) if options.group_by else None
+
+    from eomt.evaluation.evaluate import evaluate
+    from eomt.inference.segmenter import Segmenter
+
+    segmenter = Segmenter.from_pretrained(options.model, device=options.device)
+    thresholds = override_thresholds(
+        segmenter.thresholds, options.score, options.mask, options.overlap, options.max_detections
+    )
+    tasks = options.task or (segmenter.task,)
+    with progress("eval") as show:
+        evaluation = evaluate(
+            segmenter,
+            dataset,
+            tasks,
+            max_detections=options.max_detections,
+            thresholds=thresholds,
+            image_size=options.image_size,
+            precision=options.precision,
+            groups=groups,
+            progress=show,
+        )
+    if options.json:
+        print_json(_as_json(options, tasks, evaluation))
+    else:
+        _print(options, tasks, evaluation)
+    return 0
+
+
+def read_groups(root: Path, column: str) -> dict[str, str]:
+    """Read which group each image belongs to from a column of `images.csv` in a data set.
+
+    Raises DataError when there is no such file or column, naming the columns that there are.
+    """
+    from eomt.data.archive import Archive
+
+    archive = Archive(root)
+    where = archive.where("images.csv")
+    if not archive.exists("images.csv"):
+        raise DataError(f"{where}: no such file; --group-by needs it, with the columns image_id and {column}")
+    try:
+        rows = csv.DictReader(io.StringIO(archive.read("images.csv").decode("utf-8-sig"), newline=""))
+        columns = [name for name in rows.fieldnames or () if name]
+        if not {"image_id", column} <= set(columns):
+            missing = "image_id" if "image_id" not in columns else column
+            raise DataError(f"{where}: has no column {missing}; it has {', '.join(columns) or 'none'}")
+        return {row["image_id"]: row[column] or "" for row in rows if row["image_id"]}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{where}: is no CSV file in UTF-8 ({error}); export it again") from error
+
+
+def _as_json(options: EvalArguments, tasks: Sequence[TaskName], evaluation: "Evaluation") -> dict[str, object]:
+    """Give the figures and what they were measured on."""
+    about = {
+        "images": evaluation.images,
+        "tasks": list(tasks),
+        "data": str(options.data),
+        "split": options.split,
+        "model": options.model,
+        "precision": evaluation.precision,
+        "max_detections": options.max_detections,
+        "seconds": evaluation.seconds,
+        "per_class": evaluation.per_class,
+    }
+    groups = {"groups": evaluation.groups} if options.group_by else {}
+    return {**dict.fromkeys(FIGURES), **evaluation.figures, **about, **groups}
+
+
+def _print(options: EvalArguments, tasks: Sequence[TaskName], evaluation: "Evaluation") -> None:
+    """Print the figures of all images, of each class and of each group as tables."""
+    rows: list[list[str | float]] = [[name, value] for name, value in evaluation.figures.items()]
+    print_table(f"{options.data}, {options.split}: {', '.join(tasks)}", ["figure", "0..1"], rows)
+    if len(evaluation.per_class) > 1:
+        _print_parts("By class", "class", evaluation.per_class)
+    if options.group_by:
+        _print_parts(f"By {options.group_by}", options.group_by, evaluation.groups)
+    speed = evaluation.seconds / evaluation.images if evaluation.images else 0.0
+    print(
+        f"{evaluation.images} images, {evaluation.seconds:.1f} s ({speed:.2f} s an image), "
+        f"{evaluation.precision}, model {printable(options.model)}"
+    )
+
+
+def _print_parts(title: str, kind: str, parts: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a table with a row for each part and a column for each headline that any of them has."""
+    present = {name for figures in parts.values() for name in figures}
+    names = [name for name in HEADLINES if name in present]
+    rows: list[list[str | float]] = [
+        [part, *(figures.get(name, float("nan")) for name in names)] for part, figures in parts.items()
+    ]
+    print_table(title, [kind, *names], rows)

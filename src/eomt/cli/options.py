@@ -1,0 +1,165 @@
+"""Read a command's arguments into a frozen dataclass (by tyro), and answer typing errors with what was meant."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import is_dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from textwrap import indent
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from eomt.config import Thresholds
+from eomt.errors import ConfigError
+
+__all__ = [
+    "OWN",
+    "TASKS",
+    "Device",
+    "ImageSize",
+    "ModelSource",
+    "OwnCount",
+    "OwnShare",
+    "Switch",
+    "check_image_size",
+    "known_options",
+    "make_folder",
+    "nearest",
+    "override_thresholds",
+    "parse",
+]
+
+T = TypeVar("T")
+OWN = "(default: the model's own)"
+ALIKE = 0.6
+"""Least likeness of a name that is suggested, from 0 to 1."""
+TASKS = "{semantic,instance,panoptic}"
+
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+"""A flag without a `--no-` twin."""
+ModelSource = Annotated[str, tyro.conf.arg(metavar="MODEL")]
+Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
+OwnShare = Annotated[float | None, tyro.conf.DisallowNone, tyro.conf.arg(metavar="0..1", help_behavior_hint=OWN)]
+"""A share or a probability; None is the model's own."""
+OwnCount = Annotated[int | None, tyro.conf.DisallowNone, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)]
+ImageSize = Annotated[
+    tuple[int, int] | None,
+    # A type of its own: of an optional pair, tyro would take all words that follow, images too.
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=2,
+        metavar="HEIGHT WIDTH",
+        instance_from_str=lambda words: (int(words[0]), int(words[1])),
+        is_instance=lambda size: size is None or (isinstance(size, tuple) and len(size) == 2),
+        str_from_instance=lambda size: [] if size is None else [str(side) for side in size],
+    ),
+    tyro.conf.arg(help_behavior_hint=OWN),
+]
+
+
+def parse(cls: type[T], arguments: Sequence[str], prog: str, description: str, default: T | None = None) -> T:
+    """Read arguments into `cls`, whose fields are the options and whose field docstrings are their help.
+
+    Prints help and exits with 0, or prints what is wrong and exits with 2. Unknown options are reported first
+    and all at once.
+    """
+    _plain_output()
+    description = indent(description, "  ")  # or tyro would join its lines
+    if not {"-h", "--help"} & set(arguments):
+        _check_names(cls, arguments, prog)
+    if default is None:
+        return tyro.cli(cls, args=arguments, prog=prog, description=description)
+    return tyro.cli(cls, args=arguments, prog=prog, description=description, default=default)
+
+
+def _plain_output() -> None:
+    """Let tyro heed NO_COLOR, and draw in ASCII where the terminal knows nothing else."""
+    if os.environ.get("NO_COLOR"):
+        tyro._experimental_options["ansi_codes"] = False
+    if "utf" not in (sys.stdout.encoding or "").lower():
+        tyro._experimental_options["utf8_boxes"] = False
+
+
+def _check_names(cls: type, arguments: Sequence[str], prog: str) -> None:
+    known = known_options(cls)
+    ended = list(arguments).index("--") if "--" in arguments else len(arguments)
+    names = [argument.partition("=")[0] for argument in arguments[:ended] if argument.startswith("--")]
+    unknown = [name for name in dict.fromkeys(names) if name.replace("_", "-") not in known]
+    if not unknown:
+        return
+    lines = []
+    for name in unknown:
+        near = nearest(name, known)
+        lines.append(f"{prog} has no option {name}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    raise ConfigError("\n".join([*lines, f"All options: {prog} --help"]))
+
+
+def known_options(cls: type) -> list[str]:
+    """List the options that tyro makes of a dataclass: `--name`, `--section.name`, and `--no-name` of a switch."""
+    return ["--help", *_options(cls, ())]
+
+
+def _options(cls: Any, sections: tuple[str, ...]) -> Iterator[str]:
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        plain, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        names = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
+        path = [part for part in (*sections, names[0] if names else name.replace("_", "-")) if part]
+        if is_dataclass(plain):
+            yield from _options(plain, tuple(path))
+        elif tyro.conf.Positional not in marks:
+            yield f"--{'.'.join(path)}"
+            if plain is bool and tyro.conf.FlagCreatePairsOff not in marks:
+                yield f"--{'.'.join([*path[:-1], 'no-' + path[-1]])}"
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Give the known options that look most like a name, best first; the section may have been left out."""
+    matcher = SequenceMatcher()
+    matcher.set_seq2(name.lstrip("-").replace("_", "-"))
+
+    def likeness(word: str) -> float:
+        matcher.set_seq1(word)
+        worth_it = matcher.real_quick_ratio() >= ALIKE and matcher.quick_ratio() >= ALIKE  # upper bounds
+        return matcher.ratio() if worth_it else 0.0
+
+    words = {option: option.lstrip("-") for option in known}
+    scores = {option: max(likeness(word), likeness(word.rpartition(".")[2])) for option, word in words.items()}
+    best = max(scores.values(), default=0.0)
+    close = [option for option, score in scores.items() if score >= max(ALIKE, best - 0.15)]
+    return sorted(close, key=lambda option: -scores[option])[:count]
+
+
+def override_thresholds(
+    thresholds: Thresholds,
+    score: float | None = None,
+    mask: float | None = None,
+    overlap: float | None = None,
+    max_detections: int | None = None,
+) -> Thresholds:
+    """Replace a model's thresholds by those that were given. Raises ConfigError for one out of range."""
+    for name, value in {"score": score, "mask": mask, "overlap": overlap}.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"--{name} {value}: expected a number from 0 to 1")
+    if max_detections is not None and max_detections < 1:
+        raise ConfigError(f"--max-detections {max_detections}: expected a whole number from 1 on")
+    return Thresholds(
+        thresholds.score if score is None else score,
+        thresholds.mask if mask is None else mask,
+        thresholds.overlap if overlap is None else overlap,
+        thresholds.max_detections if max_detections is None else max_detections,
+    )
+
+
+def check_image_size(size: tuple[int, int] | None) -> None:
+    """Raise ConfigError for a view without pixels."""
+    if size is not None and min(size) < 1:
+        raise ConfigError(f"--image-size {size[0]} {size[1]}: expected a height and a width in pixels, from 1 on")
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of `--out`. Raises ConfigError where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot make this folder ({error.strerror}); choose another") from error

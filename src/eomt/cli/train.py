@@ -1,0 +1,113 @@
+"""`eomt train`: train a recipe, changed field by field by the options. Training itself is left to `training`."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from eomt.cli.console import LogLines, note, print_json, print_table, printable
+from eomt.cli.options import Switch, known_options, nearest, parse
+from eomt.config import Recipe
+from eomt.errors import ConfigError
+
+__all__ = ["run"]
+
+DEFAULT_RECIPE = "small"
+
+DESCRIPTION = """\
+Train a model on your data set. A recipe gives every setting a value; each of
+the options below changes one. The defaults that you see are those of {recipe};
+`eomt train RECIPE --help` shows those of another. Recipes:
+{recipes}
+
+Example: eomt train small --data my-data --out runs/first --optim.lr 2e-4"""
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """What `eomt train` accepts."""
+
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(required)")] = None
+    """Folder of the run: settings, figures and the trained model."""
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = DEFAULT_RECIPE
+    """Name of the recipe; may be left out."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(required)")] = None
+    """The data set: a folder or a zip (read as it is, not unpacked). The same as --data.root."""
+    init_from: Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = None
+    """Start from a trained model (the folder of a run or of a saved model, or `bundled`) instead of the backbone's
+    weights."""
+    json: Switch = False
+    """Print one JSON object as the last line of standard output, with the keys out, metrics."""
+    traceback: Switch = False
+    """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
+    settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
+    """The recipe, field by field."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train as the arguments say and print the final figures; give the exit code."""
+    from eomt.recipes import RECIPES
+
+    options = _read(arguments, RECIPES)
+    recipe, out = _complete(options)
+
+    from eomt.training.loop import train
+
+    log = logging.getLogger("eomt")
+    log.setLevel(logging.INFO)
+    lines = LogLines()
+    log.addHandler(lines)
+    try:
+        result = train(recipe, out, init_from=options.init_from)
+    finally:
+        log.removeHandler(lines)
+    if options.json:
+        print_json({"out": str(result.folder), "metrics": dict(result.metrics)})
+    else:
+        figures: list[list[str | float]] = [[name, value] for name, value in result.metrics.items()]
+        print_table("Final figures", ["figure", ""], figures)
+        print(f"results in {printable(result.folder)}")
+    note(f"next: eomt predict --model {result.folder} IMAGES")
+    return 0
+
+
+def _read(arguments: Sequence[str], recipes: Mapping[str, Callable[[], Recipe]]) -> TrainArguments:
+    """Read the arguments with the values of the recipe that they name as defaults."""
+    listed = [f"  {name:<8} {(recipe.__doc__ or '').partition(chr(10))[0]}" for name, recipe in recipes.items()]
+
+    def read(name: str) -> TrainArguments:
+        if name not in recipes:
+            raise ConfigError(_no_recipe(name, recipes))
+        description = DESCRIPTION.format(recipe=name, recipes="\n".join(listed))
+        default = TrainArguments(recipe=name, settings=recipes[name]())
+        return parse(TrainArguments, arguments, "eomt train", description, default)
+
+    named_first = arguments[0] if arguments and not arguments[0].startswith("-") else DEFAULT_RECIPE
+    options = read(named_first)
+    return options if options.recipe == named_first else read(options.recipe)
+
+
+def _no_recipe(name: str, recipes: Mapping[str, object]) -> str:
+    """Say that a recipe is not there, and what may have been meant."""
+    if "=" in name:
+        option, _, value = name.partition("=")
+        near = nearest(option, known_options(TrainArguments), 1) or [f"--{option}"]
+        return f"{name} is no recipe; an option is written {near[0]} {value}"
+    near = nearest(name, recipes)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"there is no recipe {name}{hint}\nRecipes: {', '.join(recipes)}"
+
+
+def _complete(options: TrainArguments) -> tuple[Recipe, Path]:
+    """Give the recipe with its data set, and the folder of the run. Raises ConfigError where one is not named."""
+    recipe, root, out = options.settings, options.data, options.out
+    missing = [] if root or recipe.data.root else ["--data PATH, the data set (a folder or a zip)"]
+    missing += [] if out else ["--out DIR, the folder of the run"]
+    if missing or out is None:
+        raise ConfigError(f"eomt train needs {' and '.join(missing)}")
+    if root and recipe.data.root not in (None, root):
+        raise ConfigError(f"--data {root} and --data.root {recipe.data.root} name two data sets; give one")
+    return (replace(recipe, data=replace(recipe.data, root=root)) if root else recipe), out
