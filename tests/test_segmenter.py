@@ -89,6 +89,8 @@ def test_precision_acts_inside(segmenter: Segmenter) -> None:
     assert half.class_logits.dtype == torch.bfloat16
     assert torch.allclose(half.class_logits.float(), full.class_logits, atol=0.1)
     assert next(segmenter.model.parameters()).dtype == torch.float32
+    for task in ("semantic", "instance", "panoptic"):
+        assert segmenter.predict(picture(), task=task, precision="bf16").size == (50, 90)
 
 
 def test_devices() -> None:

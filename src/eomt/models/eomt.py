@@ -86,7 +86,9 @@ class EoMT(nn.Module):
         queries = tokens[:, : self.config.num_queries]
         patches = tokens[:, self.config.num_queries + self.backbone.num_prefix_tokens :]
         features = self.upscale(patches.unflatten(1, grid))  # type: ignore[no-untyped-call]
-        return QueryLogits(self.class_head(queries), self.mask_head(queries), features.permute(0, 3, 1, 2))
+        embeddings = self.mask_head(queries)
+        # Under autocast norms give fp32 and products bf16: a mask is the product of the two, so they must agree.
+        return QueryLogits(self.class_head(queries), embeddings, features.to(embeddings.dtype).permute(0, 3, 1, 2))
 
     @torch.no_grad()
     def attention_mask(
