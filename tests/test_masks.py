@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from eomt.masks import IdMap, RleMasks, decode_rle, encode_rle
+from eomt.masks import IdMap, RleMasks, decode_rle, encode_rle, trace_polygons
 
 sides = st.integers(1, 12)
 dense = st.tuples(st.integers(0, 4), sides, sides).flatmap(lambda shape: arrays(np.bool_, shape))
@@ -79,3 +79,37 @@ def test_run_length_codes_are_those_of_coco() -> None:
     mask = rng.random((37, 53)) < 0.3
     for view in (mask, mask.T, mask[::2, ::-1], np.asfortranarray(mask)):
         assert encode_rle(view) == reference.encode(np.asfortranarray(view.astype(np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "rings"),
+    [
+        (["...", "..."], []),
+        ([".#.", "..."], [[[1, 0], [2, 0], [2, 1], [1, 1]]]),  # one pixel: its four corners, clockwise
+        (["##", "#."], [[[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]]]),
+        (["#.", ".#"], [[[0, 0], [1, 0], [1, 1], [0, 1]], [[1, 1], [2, 1], [2, 2], [1, 2]]]),  # touch at a corner
+        ([".#", "#."], [[[1, 0], [2, 0], [2, 1], [1, 1]], [[0, 1], [1, 1], [1, 2], [0, 2]]]),
+        (
+            ["###", "#.#", "###"],
+            [[[0, 0], [3, 0], [3, 3], [0, 3]], [[1, 2], [2, 2], [2, 1], [1, 1]]],  # the hole runs the other way
+        ),
+    ],
+)
+def test_polygons(rows, rings) -> None:
+    mask = np.array([[pixel == "#" for pixel in row] for row in rows])
+    assert [ring.tolist() for ring in trace_polygons(mask)] == rings
+
+
+@settings(max_examples=200, deadline=None)
+@given(mask=st.tuples(sides, sides).flatmap(lambda shape: arrays(np.bool_, shape)))
+def test_polygons_enclose_the_mask(mask) -> None:
+    """Filled by the even-odd rule they are the mask again, and their signed areas are its number of pixels."""
+    filled, area = np.zeros_like(mask), 0.0
+    for ring in trace_polygons(mask):
+        (x, y), (next_x, next_y) = ring.T, np.roll(ring, -1, axis=0).T
+        assert ((x == next_x) != (y == next_y)).all()  # along the grid, and no corner twice in a row
+        area += (x * next_y - next_x * y).sum() / 2
+        for column, start, stop in zip(x, y, next_y, strict=True):
+            filled[min(start, stop) : max(start, stop), column:] ^= True
+    np.testing.assert_array_equal(filled, mask)
+    assert area == mask.sum()

@@ -37,6 +37,7 @@ def test_a_prediction_is_a_row_of_segments() -> None:
     assert prediction[-1].label == GLASS
     np.testing.assert_array_equal(prediction[-1].mask, [[0, 0, 0, 1], [0, 0, 0, 1]])
     np.testing.assert_array_equal(decode_rle(prediction[0].rle), prediction[0].mask)
+    assert [ring.tolist() for ring in prediction[1].polygons] == [[[3, 0], [4, 0], [4, 2], [3, 2]]]
     with pytest.raises(IndexError):
         prediction[2]
 

@@ -14,7 +14,7 @@ import numpy as np
 from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
-__all__ = ["EncodedMasks", "IdMap", "Rle", "RleMasks", "Window", "decode_rle", "encode_rle"]
+__all__ = ["EncodedMasks", "IdMap", "Rle", "RleMasks", "Window", "decode_rle", "encode_rle", "trace_polygons"]
 
 Window = tuple[int, int, int, int]
 """Top, left, height and width of a part of an image, in pixels."""
@@ -147,6 +147,44 @@ def decode_rle(rle: Rle) -> NDArray[np.bool_]:
     """Decode COCO's run-length code to a dense mask [h w]."""
     mask: NDArray[np.uint8] = coco_mask.decode(dict(rle))
     return mask.view(np.bool_)
+
+
+def trace_polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
+    """Follow the edges of the pixels round a dense mask [h w]: one polygon of corners (x, y), [k 2], a ring.
+
+    Outer rings run clockwise on the screen, holes counter-clockwise, so that the signed areas add up to the number
+    of pixels. Pixels that touch at a corner only are in rings of their own. Rings come from the top left on.
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows) == 0:
+        return []
+    top, left = rows[0], columns[0]
+    inside = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.int8), 1)
+    turn = np.diff(np.diff(inside, axis=0), axis=1)  # +-1 where the outline turns, +-2 where two rings touch
+    y, x = np.nonzero(turn)
+    turn = turn[y, x]
+    copies = np.abs(turn)
+    y, x, turn = (np.repeat(part, copies) for part in (y, x, turn))
+    second = np.concatenate([[False], (y[1:] == y[:-1]) & (x[1:] == x[:-1])])
+    # Along a line of the grid, the outline runs from its first corner to its second, from its third to its fourth.
+    along_row, along_column = np.arange(len(y)) ^ 1, np.empty(len(y), dtype=np.int64)
+    order = np.lexsort((second ^ (turn == -2), y, x))
+    along_column[order] = order[np.arange(len(y)) ^ 1]
+
+    corners = np.stack([x + left, y + top], axis=1).astype(np.int32)
+    row_end, column_end, seen = along_row.tolist(), along_column.tolist(), [False] * len(y)
+    rings = []
+    for start in range(len(y)):
+        ring: list[int] = []
+        here = start
+        while not seen[here]:
+            across = row_end[here]
+            seen[here] = seen[across] = True
+            ring += [here, across]
+            here = column_end[across]
+        if ring:
+            rings.append(corners[ring if turn[start] > 0 else ring[::-1]])
+    return rings
 
 
 def _crop(array: NDArray[Any], window: Window) -> NDArray[Any]:

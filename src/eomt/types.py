@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eomt.categories import Category
-from eomt.masks import EncodedMasks, IdMap, Rle, Window
+from eomt.masks import EncodedMasks, IdMap, Rle, Window, trace_polygons
 
 if TYPE_CHECKING:
     import supervision
@@ -137,6 +137,14 @@ class Segment:
     def rle(self) -> Rle:
         """The pixels of the segment in COCO's run-length code."""
         return self._masks.rle(self._index)
+
+    @property
+    def polygons(self) -> list[NDArray[np.int32]]:
+        """The outline of the segment along the edges of its pixels: corners (x, y) of each ring, [k 2].
+
+        Outer rings run clockwise on the screen, holes counter-clockwise.
+        """
+        return trace_polygons(self.mask)
 
 
 @dataclass(frozen=True, eq=False)
