@@ -11,7 +11,6 @@ import tyro
 
 from eomt.cli.console import print_json, print_table, printable, progress
 from eomt.cli.options import (
-    OWN,
     TASKS,
     Device,
     ImageSize,
@@ -54,7 +53,10 @@ class EvalArguments:
     """Part of the data set to measure on; a name that is not there is answered with those that are."""
     model: ModelSource = "bundled"
     """A trained model: the folder of a run or of a saved model, or the one that comes with eomt."""
-    task: Annotated[tuple[TaskName, ...], tyro.conf.arg(metavar=f"{TASKS}...", help_behavior_hint=OWN)] = ()
+    task: Annotated[
+        tuple[TaskName, ...],
+        tyro.conf.arg(metavar=f"{TASKS}...", help_behavior_hint="(default: all that suit model and data)"),
+    ] = ()
     """What to measure: one task or more."""
     group_by: Annotated[str | None, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = None
     """Also give the figures of each group of images: a column of `images.csv` in the data set, whose column
@@ -98,12 +100,11 @@ def run(arguments: Sequence[str]) -> int:
     thresholds = override_thresholds(
         segmenter.thresholds, options.score, options.mask, options.overlap, options.max_detections
     )
-    tasks = options.task or (segmenter.task,)
     with progress("eval") as show:
         evaluation = evaluate(
             segmenter,
             dataset,
-            tasks,
+            options.task,
             max_detections=options.max_detections,
             thresholds=thresholds,
             image_size=options.image_size,
@@ -112,9 +113,9 @@ def run(arguments: Sequence[str]) -> int:
             progress=show,
         )
     if options.json:
-        print_json(_as_json(options, tasks, evaluation))
+        print_json(_as_json(options, evaluation))
     else:
-        _print(options, tasks, evaluation)
+        _print(options, evaluation)
     return 0
 
 
@@ -140,11 +141,11 @@ def read_groups(root: Path, column: str) -> dict[str, str]:
         raise DataError(f"{where}: is no CSV file in UTF-8 ({error}); export it again") from error
 
 
-def _as_json(options: EvalArguments, tasks: Sequence[TaskName], evaluation: "Evaluation") -> dict[str, object]:
+def _as_json(options: EvalArguments, evaluation: "Evaluation") -> dict[str, object]:
     """Give the figures and what they were measured on."""
     about = {
         "images": evaluation.images,
-        "tasks": list(tasks),
+        "tasks": list(evaluation.tasks),
         "data": str(options.data),
         "split": options.split,
         "model": options.model,
@@ -157,10 +158,10 @@ def _as_json(options: EvalArguments, tasks: Sequence[TaskName], evaluation: "Eva
     return {**dict.fromkeys(FIGURES), **evaluation.figures, **about, **groups}
 
 
-def _print(options: EvalArguments, tasks: Sequence[TaskName], evaluation: "Evaluation") -> None:
+def _print(options: EvalArguments, evaluation: "Evaluation") -> None:
     """Print the figures of all images, of each class and of each group as tables."""
     rows: list[list[str | float]] = [[name, value] for name, value in evaluation.figures.items()]
-    print_table(f"{options.data}, {options.split}: {', '.join(tasks)}", ["figure", "0..1"], rows)
+    print_table(f"{options.data}, {options.split}: {', '.join(evaluation.tasks)}", ["figure", "0..1"], rows)
     if len(evaluation.per_class) > 1:
         _print_parts("By class", "class", evaluation.per_class)
     if options.group_by:

@@ -30,6 +30,8 @@ class Evaluation:
     """By class name, all tasks together."""
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
     """The same figures for each group of images, where groups were given."""
+    tasks: tuple[TaskName, ...] = ()
+    """What was judged."""
     images: int = 0
     precision: str = "fp32"
     seconds: float = 0.0
@@ -49,18 +51,26 @@ def evaluate(
 ) -> Evaluation:
     """Predict every image of a data set and judge the predictions.
 
-    `tasks` defaults to the segmenter's own; a panoptic model can be asked for all three. `max_detections` bounds
-    the instances an image (100 as in COCO unless the thresholds say otherwise). `groups` maps an image id to the
-    name of its group, whose figures are then given too. `progress` is called with images done and in all.
+    `tasks` defaults to all that suit (see `suitable_tasks`). `max_detections` bounds the instances of an image;
+    when None, the thresholds do: those given, else the segmenter's own (COCO's figure is that of 100). `groups`
+    maps an image id to the name of its group, whose figures are then given too. `progress` is called with images
+    done and in all.
 
-    Raises DataError where the data have classes that the model does not know.
+    Raises DataError where the data have classes that the model does not know, or where one of them is a thing to
+    one and stuff to the other and objects are to be judged.
     """
     started = time.monotonic()
-    asked = tuple(tasks) if tasks else (segmenter.task,)
+    asked = tuple(dict.fromkeys(tasks)) if tasks else suitable_tasks(segmenter, dataset.categories)
     limits = thresholds or segmenter.thresholds
     if max_detections is not None:
         limits = replace(limits, max_detections=max_detections)
     labels = match_categories(dataset.categories, segmenter.categories)
+    if set(asked) != {"semantic"} and (unlike := _of_other_kind(dataset.categories, segmenter.categories)):
+        raise DataError(
+            f"{unlike[0].name} is {_kind(unlike[0])} in the data, but not to the model: its objects cannot be "
+            'judged. Correct "is_thing" in categories.json (all names in classes.txt are stuff), or ask for '
+            "semantic only"
+        )
 
     def metrics() -> dict[TaskName, Metric]:
         return {task: TASKS[task].metric(segmenter.categories, limits) for task in asked}
@@ -73,9 +83,7 @@ def evaluate(
         judges = [overall]
         if groups is not None:
             judges.append(grouped[groups.get(sample.image_id, "(none)")])
-        for fit in dict.fromkeys(
-            TASKS[task].fit for task in asked
-        ):  # one look serves all tasks that share the fit
+        for fit in dict.fromkeys(TASKS[task].fit for task in asked):  # one look serves all tasks of one fit
             [(logits, tiling)] = segmenter.look([sample.image], fit, image_size=image_size, precision=precision)
             for task in asked:
                 if TASKS[task].fit == fit:
@@ -90,10 +98,33 @@ def evaluate(
         figures,
         per_class,
         {name: _merge(judge)[0] for name, judge in sorted(grouped.items())},
+        asked,
         len(dataset),
         "bf16" if choose_precision(precision, segmenter.device) == torch.bfloat16 else "fp32",
         time.monotonic() - started,
     )
+
+
+def suitable_tasks(segmenter: Segmenter, data: tuple[Category, ...]) -> tuple[TaskName, ...]:
+    """Choose what to judge where nobody says it.
+
+    That is every task for a panoptic model, or one that knows both things and stuff, else the model's own task;
+    and semantic only where the data take for stuff what the model takes for things, or the other way round.
+    """
+    if _of_other_kind(data, segmenter.categories):
+        return ("semantic",)
+    kinds = {category.is_thing for category in segmenter.categories}
+    return tuple(TASKS) if segmenter.task == "panoptic" or len(kinds) == 2 else (segmenter.task,)
+
+
+def _of_other_kind(data: tuple[Category, ...], model: tuple[Category, ...]) -> list[Category]:
+    """List the classes of the data that are things there and stuff to the model, or the other way round."""
+    known = {category.name: category.is_thing for category in model}
+    return [category for category in data if known.get(category.name, category.is_thing) != category.is_thing]
+
+
+def _kind(category: Category) -> str:
+    return "a thing" if category.is_thing else "stuff"
 
 
 def match_categories(data: tuple[Category, ...], model: tuple[Category, ...]) -> torch.Tensor:
