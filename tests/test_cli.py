@@ -369,11 +369,9 @@ def test_predict_passes_its_options_on(photos, segmenter_calls):
     [call] = segmenter_calls.predict
     assert (call.task, call.image_size) == ("instance", (32, 64))
     assert call.thresholds == Thresholds(mask=0.3, max_detections=7)
-    assert sorted(path.name for path in Path("o").iterdir()) == [
-        "a.overlay.png",
-        "categories.json",
-        "instances.json",
-    ]
+    assert [path.name for path in Path("o/panoptic").iterdir()] == ["a.png"]
+    [entry] = json.loads(Path("o/instances.json").read_text())
+    assert (entry["category_id"], entry["score"], entry["area"]) == (7, 0.5, 24)
 
 
 def test_predict_never_replaces_an_input(photos, segmenter_calls, capsys):
@@ -413,7 +411,9 @@ def evaluation(monkeypatch, tmp_path, segmenter_calls):
         figures = {"PQ": 0.25, "SQ": 0.5, "RQ": 0.5, "PQ_things": 0.25, "PQ_stuff": math.nan}
         parts = {"cell": {"PQ": 0.25}, "glass": {"PQ": math.nan}}
         groups = {"bright": {"PQ": 0.1}} if options["groups"] else {}
-        return Evaluation(figures, parts, groups, images=2, precision="fp32", seconds=1.0)
+        return Evaluation(
+            figures, parts, groups, tuple(tasks) or ("panoptic",), images=2, precision="fp32", seconds=1.0
+        )
 
     monkeypatch.setattr("eomt.evaluation.evaluate.evaluate", evaluate)
     for part in ("images", "masks"):
@@ -452,7 +452,8 @@ def test_eval_as_tables(evaluation, capsys):
     assert re.search(r"cell\s+│\s+0\.250", out)
     assert re.search(r"bright\s+│\s+0\.100", out)
     assert "2 images" in out
-    assert evaluation.given["tasks"] == ("panoptic",)  # the model's own
+    assert evaluation.given["tasks"] == ()  # evaluation chooses
+    assert "data, val: panoptic" in out  # and says what it chose
 
 
 def test_eval_of_a_split_that_is_not_there(evaluation, capsys):

@@ -65,7 +65,11 @@ def test_panoptic_writes_all(tmp_path):
     ("task", "prediction", "written"),
     [
         ("semantic", PANOPTIC, ["a.labels.png", "a.overlay.png", "categories.json"]),
-        ("instance", INSTANCES, ["a.overlay.png", "categories.json", "instances.json"]),
+        (
+            "instance",
+            INSTANCES,
+            ["a.labels.png", "a.overlay.png", "categories.json", "instances.json", "panoptic", "panoptic.json"],
+        ),
     ],
 )
 def test_other_tasks_write_what_they_have(tmp_path, task, prediction, written):
@@ -80,6 +84,10 @@ def test_overlapping_instances_keep_all_their_pixels(tmp_path):
     instances = json.loads((tmp_path / "instances.json").read_text())
     assert [entry["score"] for entry in instances] == [0.9, 0.2]
     assert coco_mask.area([entry["segmentation"] for entry in instances]).tolist() == [3, 7]
+    [annotation] = json.loads((tmp_path / "panoptic.json").read_text())["annotations"]
+    assert [(info["id"], info["area"]) for info in annotation["segments_info"]] == [(1, 3), (2, 4)]  # what is seen
+    assert read(tmp_path / "panoptic" / "a.png")[..., 0].tolist() == [[1, 1, 0, 2], [1, 2, 2, 2]]
+    assert read(tmp_path / "a.labels.png").tolist() == [[0, 0, 255, 0], [0, 0, 0, 0]]
 
 
 def test_an_interrupted_run_leaves_whole_files(tmp_path):

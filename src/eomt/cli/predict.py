@@ -38,12 +38,14 @@ __all__ = ["run"]
 
 DESCRIPTION = """\
 Segment images and write the results into a folder:
-  semantic   NAME.overlay.png   the segments drawn on the image
-             NAME.labels.png    label of each pixel, 255 where nothing was found
-  instance   NAME.overlay.png
-             instances.json     COCO results, masks as run-length codes
-  panoptic   all of these, panoptic/NAME.png and panoptic.json (COCO panoptic)
-and categories.json, the classes in the order of their labels. NAME is that of
+  NAME.overlay.png    the segments drawn on the image
+  NAME.labels.png     label of each pixel, 255 where nothing was found
+  panoptic/NAME.png   id of each pixel's segment, with segments_info in
+  panoptic.json       COCO's panoptic form
+  instances.json      COCO's results: the things, masks as run-length codes
+  categories.json     the classes in the order of their labels
+A semantic prediction has no ids and no things. Where masks of an instance
+prediction overlap, only instances.json has all of their pixels. NAME is that of
 the image file; where several inputs share it, their folders' names are put in
 front. Results of an earlier run with the same names are replaced; images are
 never changed. When an image cannot be read, the others are done all the same,

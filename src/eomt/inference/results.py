@@ -9,6 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,10 @@ NAME_BYTES = 200
 
 KINDS: dict[TaskName, tuple[str, ...]] = {
     "semantic": ("overlay", "labels"),
-    "instance": ("overlay", "instances"),
+    "instance": ("overlay", "labels", "panoptic", "instances"),
     "panoptic": ("overlay", "labels", "panoptic", "instances"),
 }
-"""What is written for each task: where masks overlap, a map of pixels would lose some of them."""
+"""What is written for each task: regions of a class are no objects, so a semantic prediction has no ids."""
 
 
 class ResultFolder:
@@ -43,10 +44,12 @@ class ResultFolder:
       16-bit with 65535 where there are more than 255 categories.
     - `panoptic/NAME.png` and `panoptic.json`: COCO's panoptic form, id = R + 256 G + 65536 B, 0 for nothing found.
     - `instances.json`: COCO's instance results with run-length codes; of a panoptic prediction, its things.
+      Where masks of an instance prediction overlap, only this file has all of their pixels: in the others, a pixel
+      belongs to the mask of the highest score.
     - `categories.json`: name, thing or stuff, the data set's own id and colour of each label, in order.
 
-    Which of them depends on the task: semantic has overlay and labels, instance has overlay and instances,
-    panoptic has all. Files of an earlier run with the same names are replaced, others are left alone.
+    A semantic prediction has overlay and labels only, the others have all. Files of an earlier run with the same
+    names are replaced, others are left alone.
     """
 
     def __init__(self, folder: Path, task: TaskName, categories: Sequence[Category]):
@@ -89,16 +92,15 @@ class ResultFolder:
         """Write the results of one image under a name and give the files. `source` is told in the JSON files."""
         files = self.files(name)
         _write_png(files["overlay"], overlay)
+        flat = replace(prediction, masks=prediction.id_map())  # every pixel to one segment, decided once
         if "labels" in self.kinds:
-            _write_png(files["labels"], label_image(prediction))
+            _write_png(files["labels"], label_image(flat))
         if "panoptic" in self.kinds:
-            self._add_panoptic(files["panoptic"], image_id, source, prediction)
+            self._add_panoptic(files["panoptic"], image_id, source, flat)
         if "instances" in self.kinds:
-            chosen = prediction
-            if "panoptic" in self.kinds:
-                is_thing = [prediction.categories[label].is_thing for label in prediction.labels]
-                chosen = prediction.select(np.flatnonzero(is_thing).tolist())
-            self._instances += [{**entry, "file_name": source} for entry in chosen.coco(image_id)]
+            is_thing = [prediction.categories[label].is_thing for label in prediction.labels]
+            things = prediction.select(np.flatnonzero(is_thing).tolist())
+            self._instances += [{**entry, "file_name": source} for entry in things.coco(image_id)]
         return files
 
     def _add_panoptic(self, path: Path, image_id: int, source: str, prediction: Prediction) -> None:
