@@ -47,6 +47,7 @@ def test_last_window_ends_with_the_image():
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
 def test_windows_of_a_line_would_fill_the_memory(size):
     assert len(plan(size, (16, 16), "cover")) == 5000
+    assert len(plan((100, 8100), (640, 640), "cover")) == 81
     with pytest.raises(DataError, match="5000 windows of 640 x 640; cut it"):
         plan(size, (640, 640), "cover")
 

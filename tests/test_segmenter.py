@@ -41,6 +41,7 @@ def test_every_task_at_every_size(segmenter: Segmenter, task: str, size: tuple[i
     prediction = segmenter.predict(picture(*size) if min(size) > 20 else np.zeros((*size, 3), np.uint8), task=task)
     assert prediction.size == size
     assert prediction.label_map().shape == size
+    assert len(prediction) > 0
     assert all(segment.mask.sum() == segment.area > 0 for segment in prediction)
 
 
@@ -67,6 +68,23 @@ def test_batch_equals_one_by_one(segmenter: Segmenter) -> None:
             alone = segmenter.predict(image, task=task)
             assert np.mean(one.label_map() == alone.label_map()) > 0.999  # batches round differently
             assert one.scores == pytest.approx(alone.scores, abs=1e-4)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(segmenter: Segmenter, monkeypatch) -> None:
+    """At most `batch_size` images are open at once, and an empty list is answered by one."""
+    open_at_once: list[int] = []
+    look = segmenter.look
+
+    def counting(images, *arguments, **options):
+        open_at_once.append(len(images))
+        return look(images, *arguments, **options)
+
+    monkeypatch.setattr(segmenter, "look", counting)
+    assert len(segmenter.predict_batch([picture()] * 5, batch_size=2)) == 5
+    assert open_at_once == [2, 2, 1]
+    assert segmenter.predict_batch([]) == []
+    with pytest.raises(ConfigError, match="batch size 0"):
+        segmenter.predict_batch([picture()], batch_size=0)
 
 
 def test_larger_view(segmenter: Segmenter) -> None:

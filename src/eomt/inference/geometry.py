@@ -22,8 +22,9 @@ __all__ = ["Enlargement", "Fit", "Tiling", "assemble", "plan", "split", "stitch"
 Fit = Literal["contain", "cover"]
 Size = tuple[int, int]
 
-MAX_VIEW_PIXELS = 2**28
-"""Views of one image take at most so many pixels together (655 views of 640 x 640, 0.8 GB)."""
+MAX_VIEW_PIXELS = 2**25
+"""Views of one image take at most so many pixels together: 81 of 640 x 640, an image 81 times as long as wide.
+What a model of width 384 says about them takes 3 GB, and so do the semantic values of 24 classes."""
 
 BLOCK = (96, 160)
 """Height and width of the blocks in which maps are enlarged: they fit the cache, and torch has enough to do."""

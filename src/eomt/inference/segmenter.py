@@ -101,14 +101,23 @@ class Segmenter:
         precision: Precision = "auto",
         batch_size: int = 8,
     ) -> list[Prediction]:
-        """Segment images of any sizes, `batch_size` views at a time through the model."""
-        pixels = [torch.from_numpy(read_image(image)).permute(2, 0, 1) for image in images]
+        """Segment images of any sizes, `batch_size` views at a time through the model.
+
+        So many images are open at once; of the others, only their predictions are held.
+        """
         chosen = TASKS[self.check_task(task)]
-        seen = self.look(pixels, chosen.fit, image_size=image_size, precision=precision, batch_size=batch_size)
-        return [
-            chosen.decode(logits, tiling, self.categories, thresholds or self.thresholds)
-            for logits, tiling in seen
-        ]
+        if batch_size < 1:
+            raise ConfigError(f"batch size {batch_size}: at least 1")
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            pixels = [torch.from_numpy(read_image(image)).permute(2, 0, 1) for image in part]
+            seen = self.look(pixels, chosen.fit, image_size=image_size, precision=precision, batch_size=batch_size)
+            predictions += [
+                chosen.decode(logits, tiling, self.categories, thresholds or self.thresholds)
+                for logits, tiling in seen
+            ]
+        return predictions
 
     def check_task(self, task: str | None) -> TaskName:
         """Give the task that is asked for, or the model's own. Raises ConfigError for an unknown one."""
