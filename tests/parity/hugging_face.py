@@ -32,7 +32,11 @@ def ours(state: dict[str, Tensor], rotary: bool) -> dict[str, Tensor]:
     for name, value in state.items():
         if name in ("attn_mask_probs", "criterion.empty_weight"):
             continue
-        for theirs, our in (*PAIRS, (".layer_scale1.lambda1", f".{scale[0]}"), (".layer_scale2.lambda1", f".{scale[1]}")):
+        for theirs, our in (
+            *PAIRS,
+            (".layer_scale1.lambda1", f".{scale[0]}"),
+            (".layer_scale2.lambda1", f".{scale[1]}"),
+        ):
             name = name.replace(theirs, our, 1) if theirs[0] == "." or name.startswith(theirs) else name
         out[name] = value[None] if name.endswith("pos_embed") else value
     for name in [name for name in out if ".attention.q_proj." in name]:

@@ -83,7 +83,9 @@ def reference(model: nn.Module, images: Tensor, masked: bool) -> tuple[Tensor, T
 )
 def test_forward(backbone: str, size: int, width: int, heads: int, joint: int, masked: bool) -> None:
     model, theirs = pair(backbone, size, width, heads, joint)
-    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(
+        0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     masks, classes = reference(theirs, images, masked)
     with torch.no_grad():
         outputs = model(images, [1.0] * joint if masked else None)
