@@ -153,9 +153,22 @@ def test_compiles_as_one_graph() -> None:
     subprocess.run([sys.executable, "-c", COMPILE], check=True, timeout=300)
 
 
+@pytest.mark.parametrize(("depth", "rates"), [(None, [0, 0.1, 0.2, 0.3, 0.4, 0.5]), (3, [0, 0.25, 0.5]), (1, [0])])
+def test_drop_path_rises_to_the_last_block_that_is_kept(depth: int | None, rates: list[float]) -> None:
+    blocks = Backbone(replace(TOY, drop_path=0.5, depth=depth, num_joint_blocks=1)).blocks
+    found = [getattr(block.drop_path1, "drop_prob", 0) for block in blocks]
+    assert found == pytest.approx(rates)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"backbone": "vit_small_patch14_dinov2.unknown"}, r"Invalid pretrained tag \(unknown\)"),
+        ({"backbone": "resnet18"}, "resnet18 is not a plain ViT"),
+        ({"backbone": "swin_tiny_patch4_window7_224"}, "swin_tiny_patch4_window7_224 is not a plain ViT"),
+        ({"patch_size": 0}, "patch size 0"),
+        ({"num_queries": 0}, "0 queries"),
+        ({"drop_path": 1.0}, "drop_path 1.0"),
         ({"image_size": (60, 64)}, "image size 60x64: each side must be a multiple of the patch size, 16"),
         ({"backbone": "vit_smal_patch16"}, "timm has no model 'vit_smal_patch16'"),
         ({"num_joint_blocks": 9}, "9 joint blocks"),
@@ -182,6 +195,9 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     assert torch.allclose(same.vit.pos_embed, source.vit.pos_embed, atol=1e-3)
     resampled = Backbone(replace(small, weights=str(path), image_size=(96, 96), patch_size=8))
     assert resampled.vit.patch_embed.proj.weight.shape[-1] == 8
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="could not be loaded"):
+        Backbone(replace(small, weights=str(tmp_path / "cut.safetensors")))
     with pytest.raises(ModelError, match="no such file"):
         Backbone(replace(small, weights=str(tmp_path / "absent.safetensors")))
     with pytest.raises(ModelError, match="could not be loaded"):

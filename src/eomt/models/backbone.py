@@ -11,6 +11,8 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Bool, Float, UInt8
+from safetensors import SafetensorError
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -36,6 +38,10 @@ class Backbone(nn.Module):
             if not 1 <= config.depth <= len(self.vit.blocks):
                 raise ConfigError(f"depth {config.depth}: {config.backbone} has {len(self.vit.blocks)} blocks")
             self.vit.blocks = self.vit.blocks[: config.depth]
+        for index, block in enumerate(self.vit.blocks):  # timm spreads the rate over the blocks before the cut
+            for part in block.modules():
+                if isinstance(part, DropPath):
+                    part.drop_prob = config.drop_path * index / (len(self.vit.blocks) - 1)
         self.embed_dim: int = self.vit.embed_dim
         self.num_prefix_tokens: int = self.vit.num_prefix_tokens
         self.patch_size = config.patch_size
@@ -101,6 +107,14 @@ def check(config: ModelConfig) -> None:
     if not timm.is_model(config.backbone.split(".")[0]):
         near = timm.list_models(f"*{config.backbone.split('_')[1] if '_' in config.backbone else ''}*patch*")[:5]
         raise ConfigError(f"timm has no model {config.backbone!r}; near are {', '.join(near)}")
+    try:
+        timm.get_pretrained_cfg(config.backbone)
+    except RuntimeError as error:
+        raise ConfigError(f"backbone {config.backbone}: {error}") from error
+    if config.patch_size < 1 or config.num_queries < 1:
+        raise ConfigError(f"patch size {config.patch_size}, {config.num_queries} queries: each at least 1")
+    if not 0 <= config.drop_path < 1:
+        raise ConfigError(f"drop_path {config.drop_path}: from 0 to below 1")
     if any(side <= 0 or side % config.patch_size for side in config.image_size):
         size = "x".join(map(str, config.image_size))
         raise ConfigError(
@@ -118,7 +132,7 @@ def create_vit(config: ModelConfig) -> Any:
         "drop_path_rate": config.drop_path,
     }
     if config.weights == "none":
-        return timm.create_model(config.backbone, **options)
+        return _create(config.backbone, options)
     if config.weights != "auto":
         path = Path(config.weights)
         if not path.is_file():
@@ -130,9 +144,23 @@ def create_vit(config: ModelConfig) -> Any:
     else:
         log.info("backbone %s: fetching its weights through timm (cached after the first time)", config.backbone)
     try:
-        return timm.create_model(config.backbone, pretrained=True, **options)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        return _create(config.backbone, options | {"pretrained": True})
+    except ConfigError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ModelError(
-            f"backbone {config.backbone}: its weights could not be loaded ({str(error).splitlines()[0][:200]}); "
+            f"backbone {config.backbone}: its weights could not be loaded ({reason}); "
             "give a safetensors file under timm's names with --model.weights PATH, or none for random weights"
         ) from error
+
+
+def _create(name: str, options: dict[str, Any]) -> Any:
+    """Create a timm model. Raises ConfigError for one that is not a plain ViT."""
+    try:
+        vit = timm.create_model(name, **options)
+    except TypeError as error:  # other families do not take these options
+        raise ConfigError(f"backbone {name} is not a plain ViT ({error})") from error
+    if not all(hasattr(vit, part) for part in ("blocks", "embed_dim", "num_prefix_tokens", "_pos_embed")):
+        raise ConfigError(f"backbone {name} is not a plain ViT; take one like vit_small_patch14_reg4_dinov2")
+    return vit
