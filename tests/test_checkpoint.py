@@ -45,6 +45,13 @@ def test_small_storage(model: EoMT, tmp_path: Path, storage: str, tolerance: flo
         assert (before - after[name]).abs().max() <= tolerance * before.abs().max(), name
 
 
+def test_a_checkpoint_names_no_path_of_the_machine_that_made_it(model: EoMT, tmp_path: Path) -> None:
+    info = replace(INFO, model=replace(TOY, weights="/home/somebody/vit.safetensors"))
+    checkpoint.save(model, info, tmp_path)
+    assert "somebody" not in (tmp_path / "config.json").read_text()
+    assert checkpoint.load(tmp_path)[1] == INFO
+
+
 def test_saving_again_replaces(model: EoMT, tmp_path: Path) -> None:
     checkpoint.save(model, INFO, tmp_path)
     torch.nn.init.ones_(model.class_head.bias)
@@ -91,6 +98,7 @@ def edit(folder: Path, **changes: object) -> None:
         (lambda f: edit(f, task="pose"), "task 'pose'"),
         (lambda f: edit(f, model={"backbone": "test_vit", "wings": 2}), "unknown wings"),
         (lambda f: edit(f, weights={"file": "../../etc/passwd", "sha256": ""}), "is not a plain file name"),
+        (lambda f: edit(f, model={"backbone": "vit_unknown"}), "timm has no model 'vit_unknown'"),
         (lambda f: edit(f, categories=[]), "its weights do not fit"),
     ],
 )

@@ -54,7 +54,7 @@ def save(model: EoMT, info: ModelInfo, folder: Path, storage: Storage = "fp32") 
         "format": FORMAT,
         "task": info.task,
         "categories": [category._asdict() for category in info.categories],
-        "model": to_json(info.model),
+        "model": to_json(replace(info.model, weights="none")),  # they are in the file; a path would lead nowhere
         "thresholds": to_json(info.thresholds),
         "weights": {"file": name, "sha256": digest},
     }
@@ -81,10 +81,10 @@ def load(source: str | Path) -> tuple[EoMT, ModelInfo]:
         raise ModelError(
             f"model {folder / file}: its content is not what config.json promises (sha256); copy it anew"
         )
-    model = EoMT(replace(info.model, weights="none"), len(info.categories))
     try:
+        model = EoMT(replace(info.model, weights="none"), len(info.categories))
         model.load_state_dict(_decode(load_safetensors(weights)))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, ConfigError) as error:
         raise ModelError(f"model {folder / file}: its weights do not fit config.json ({error})") from error
     return model.eval(), info
 
