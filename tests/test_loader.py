@@ -71,6 +71,13 @@ def equal(first: list[Batch], second: list[Batch]) -> bool:
     )
 
 
+def assert_gone(children: set[multiprocessing.process.BaseProcess]) -> None:
+    deadline = time.monotonic() + 10
+    while children & set(multiprocessing.active_children()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not children & set(multiprocessing.active_children())
+
+
 def test_worker_count_does_not_matter():
     alone = take(train_loader(Stripes(10), recipe()), 6)
     assert equal(alone, take(train_loader(Stripes(10), recipe(workers=2)), 6))
@@ -125,16 +132,31 @@ def test_a_worker_that_dies_is_told():
         take(train_loader(Stripes(8, deadly=3), recipe(workers=1)), 2)
 
 
+def test_a_label_without_a_category_is_told():
+    class Mislabelled(Stripes):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return replace(sample, segments=replace(sample.segments, labels=torch.tensor([1])))
+
+    with pytest.raises(DataError, match=r"image \d: labels from 1 to 1, but there are 1 categories"):
+        take(train_loader(Mislabelled(8), recipe()), 1)
+
+
+def test_an_error_ends_the_workers():
+    before = set(multiprocessing.active_children())
+    with pytest.raises(DataError) as caught:
+        take(train_loader(Stripes(8, broken=3), recipe(workers=2)), 2)
+    assert caught.tb is not None  # it is kept, with all its frames
+    assert_gone(set(multiprocessing.active_children()) - before)
+
+
 def test_closing_ends_the_workers():
     batches = train_loader(Stripes(8), recipe(workers=2))
     next(batches)
     children = set(multiprocessing.active_children())
     assert len(children) >= 2
     batches.close()
-    deadline = time.monotonic() + 10
-    while children & set(multiprocessing.active_children()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not children & set(multiprocessing.active_children())
+    assert_gone(children)
 
 
 @pytest.mark.parametrize(

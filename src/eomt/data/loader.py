@@ -149,6 +149,12 @@ class _Views:
             sample = self.dataset[key.sample]
         except EomtError as error:
             return error
+        labels, classes = sample.segments.labels, len(self.dataset.categories)
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            return DataError(
+                f"image {sample.image_id}: labels from {int(labels.min())} to {int(labels.max())}, but there are "
+                f"{classes} categories; a label is a place in them, from 0"
+            )
         seed = np.random.SeedSequence((self.recipe.seed, key.step, key.place)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
         image, target = augment(sample, self.recipe.model.image_size, self.recipe.augment, generator)
@@ -183,16 +189,24 @@ def _collate_or_error(views: list[tuple[Tensor, Target, str] | EomtError]) -> Ba
 
 def _batches(loader: "DataLoader[Any]") -> Generator[Batch, None, None]:
     iterator = iter(loader)
-    while True:
-        try:
-            batch = next(iterator)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader"):
-                raise
-            raise ResourceError(
-                f"a process that reads samples ended or hung ({error}); often memory is short (in a container, "
-                "/dev/shm): lower data.workers or data.micro_batch; data.workers=0 shows an error where it occurs"
-            ) from error
-        if isinstance(batch, EomtError):
-            raise batch
-        yield batch
+    try:
+        while True:
+            batch = _next(iterator)
+            if isinstance(batch, EomtError):
+                raise batch
+            yield batch
+    finally:
+        del iterator  # ends the worker processes, which a traceback that is kept would hold
+
+
+def _next(iterator: Iterator[Any]) -> Batch | EomtError:
+    try:
+        batch: Batch | EomtError = next(iterator)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader"):
+            raise
+        raise ResourceError(
+            f"a process that reads samples ended or hung ({error}); often memory is short (in a container, "
+            "/dev/shm): lower data.workers or data.micro_batch; data.workers=0 shows an error where it occurs"
+        ) from error
+    return batch
