@@ -82,6 +82,12 @@ def test_mask_probabilities_fall_from_one_to_zero_early_blocks_first():
         assert all(b >= a for b, a in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("warmup", [(0, 0), (500, 0)])
+def test_a_first_window_of_no_length_is_over(warmup):
+    config = OptimConfig(warmup=warmup, anneal_first_in_warmup=True)
+    assert [mask_probabilities(step, 600, config, 2)[0] for step in (0, 1, 600)] == [0, 0, 0]
+
+
 def test_without_annealing_no_query_is_ever_confined():
     assert mask_probabilities(0, 600, OptimConfig(mask_annealing=False), 3) == (0, 0, 0)
 

@@ -58,7 +58,10 @@ def mask_probabilities(
     total = max(total_steps, 1)
     first_end = warmup_steps(total, config)[1] / total if config.anneal_first_in_warmup else None
     windows = annealing_windows(num_joint_blocks, first_end)
-    return tuple(poly((step / total - start) / (end - start), config.poly_power) for start, end in windows)
+    return tuple(
+        poly((step / total - start) / (end - start), config.poly_power) if start < end else 0.0
+        for start, end in windows
+    )
 
 
 def warmup_steps(total_steps: int, config: OptimConfig) -> tuple[float, float]:
