@@ -39,8 +39,7 @@ def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return any(
-            bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16")
-        )  # the last is Arm's
+        names = ("amx_bf16", "avx512_bf16", "bf16")  # the last is Arm's
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(bool(capabilities.get(name)) for name in names)
     return False
