@@ -107,6 +107,21 @@ def test_scale_one_fits_the_image_into_the_view(source, view, whole):
     assert drawn.filled == whole
 
 
+@pytest.mark.parametrize(
+    ("source", "view", "whole", "filled"),
+    [
+        ((100, 200), (50, 50), (50, 100), (50, 50)),  # the shortest side fills the view
+        ((200, 100), (50, 50), (100, 50), (50, 50)),
+        ((100, 200), (50, 100), (50, 100), (50, 100)),
+        ((100, 200), (50, 150), (75, 150), (50, 150)),
+    ],
+)
+def test_scale_one_may_fill_the_view(source, view, whole, filled):
+    drawn = draw_view(source, view, AugmentConfig(scale=(1.0, 1.0), fit="cover"), generator())
+    assert drawn.scaled == whole
+    assert drawn.filled == filled
+
+
 def test_scales_corners_and_flips_are_spread_as_promised():
     config = AugmentConfig(flip=0.5, vertical_flip=0.25, scale=(0.1, 2.0))
     chance = generator()

@@ -96,7 +96,10 @@ class AugmentConfig:
     vertical_flip: float = 0.0
     """Probability of a vertical flip (microscopy, aerial images; 0 in the paper)."""
     scale: tuple[float, float] = (0.1, 2.0)
-    """Range of the factor on the scale at which the longest side fits the view."""
+    """Range of the factor on the scale at which the image fits the view."""
+    fit: Literal["contain", "cover"] | None = None
+    """contain: at factor 1 the longest side fits the view; cover: the shortest side fills it. None: as the task
+    does in prediction, so that training shows things as large as prediction does."""
     color: bool = False
     """Jitter brightness, contrast, saturation and hue as Mask2Former does."""
 

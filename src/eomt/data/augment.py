@@ -4,7 +4,8 @@ All parameters are drawn first, so that only what the view shows is scaled: the 
 (what scaling the whole image and cropping gives), masks by looking up the source pixel below the centre of each
 pixel of the view. A view depends on the sample, the settings and the generator only.
 
-Three deliberate differences from the authors' code: views may be of any shape; a sample without a usable mask
+Four deliberate differences from the authors' code: views may be of any shape; scales are relative to the way that
+prediction fits an image (theirs to the longest side, in semantic segmentation too); a sample without a usable mask
 becomes a negative (theirs recurses without end); and colour is jittered last, on the view alone, so that contrast
 pivots on the mean of the view and not of the whole image.
 """
@@ -130,9 +131,11 @@ def draw_view(
 ) -> View:
     """Draw where a view of size (height, width) lies in an image of size `source`.
 
-    At factor 1 the whole image just fits into the view; the factor is uniform in `config.scale`.
+    At factor 1 the whole image just fits into the view, or with `config.fit` of cover, just fills it; the factor
+    is uniform in `config.scale`.
     """
-    factor = _uniform(*config.scale, generator) * min(view[0] / source[0], view[1] / source[1])
+    fit = max if config.fit == "cover" else min
+    factor = _uniform(*config.scale, generator) * fit(view[0] / source[0], view[1] / source[1])
     scaled = max(1, int(source[0] * factor)), max(1, int(source[1] * factor))
     corner = _below(max(scaled[0] - view[0], 0) + 1, generator), _below(max(scaled[1] - view[1], 0) + 1, generator)
     flip, vertical_flip = _chance(config.flip, generator), _chance(config.vertical_flip, generator)
