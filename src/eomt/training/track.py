@@ -36,6 +36,9 @@ class Track:
         self._handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(self._handler)
+        self._level = log.level
+        if not log.isEnabledFor(logging.INFO):  # nobody asked for logs: the run folder has them all the same
+            log.setLevel(logging.INFO)
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("step"),
@@ -55,10 +58,11 @@ class Track:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        self._write_csv()
         self._file.close()
         log.removeHandler(self._handler)
+        log.setLevel(self._level)
         self._handler.close()
+        self._write_csv()
 
     def step(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Record one optimiser step."""
