@@ -16,7 +16,7 @@ from eomt.evaluation.evaluate import evaluate
 from eomt.inference.segmenter import Segmenter
 from eomt.training import loop
 from eomt.training.loop import train
-from eomt.types import Category, Sample
+from eomt.types import Category, Sample, Segments
 
 
 def recipe(root: Path, **changes: object) -> Recipe:
@@ -44,7 +44,8 @@ def test_a_run_leaves_its_folder(shapes: Path, tmp_path: Path) -> None:
         "metrics.jsonl",
         "recipe.json",
     ]
-    assert from_json(Recipe, json.loads((out / "recipe.json").read_text())) == recipe(shapes, evaluate_every=0.4)
+    settled = recipe(shapes, evaluate_every=0.4, augment=AugmentConfig(scale=(0.8, 1.2), fit="contain"))
+    assert from_json(Recipe, json.loads((out / "recipe.json").read_text())) == settled
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if "AP" in row] == [2, 4]
@@ -78,22 +79,63 @@ def test_it_learns(shapes: Path, tmp_path: Path) -> None:
     assert still == []
 
 
+class Uneven:
+    """Four images, every other one without objects and without ground."""
+
+    def __init__(self, root: Path) -> None:
+        self.data = open_folder(root, "train")
+        self.categories: tuple[Category, ...] = self.data.categories
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.data[index]
+        if index % 2 == 0:
+            return sample
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return replace(sample, segments=Segments(sample.segments.masks.select([]), nothing, nothing.bool()))
+
+
 def test_accumulation_equals_one_batch(shapes: Path, tmp_path: Path) -> None:
-    """Gradients of two micro-batches add up to the batch's where every image has as many objects (here: 3)."""
-    weights = []
-    for micro in (4, 2):
-        data = DataConfig(root=str(shapes), batch_size=4, micro_batch=micro, workers=0)
-        augment = AugmentConfig(flip=0.0, scale=(1.0, 1.0))
+    """Masks count alike in micro-batches with objects and without: one image at a time gives the batch's terms.
+
+    The first step only, before weights have moved; points are drawn by chance, which 2 % are left for.
+    """
+    rows = []
+    for micro in (4, 1):
+        data = DataConfig(batch_size=4, micro_batch=micro, workers=0)
         optim = OptimConfig(lr=1e-3, mask_annealing=False)
-        train(recipe(shapes, steps=1, data=data, augment=augment, optim=optim), tmp_path / str(micro))
-        weights.append(Segmenter.from_pretrained(tmp_path / str(micro)).model.class_head.weight)
-    assert torch.allclose(*weights, atol=2e-4)
+        changes = {"data": data, "optim": optim, "loss": LossConfig(num_points=4096), "steps": 1}
+        train(recipe(shapes, **changes), tmp_path / str(micro), Uneven(shapes), OneImage(shapes))
+        rows.append(json.loads((tmp_path / str(micro) / "metrics.jsonl").read_text().splitlines()[0]))
+    assert rows[1]["mask"] == pytest.approx(rows[0]["mask"], rel=0.02)
+    assert rows[1]["dice"] == pytest.approx(rows[0]["dice"], rel=0.02)
+
+
+def test_the_same_seed_gives_the_same_run_whatever_ran_before(shapes: Path, tmp_path: Path) -> None:
+    rows = []
+    for name, precision in (("first", "fp32"), ("bf16", "bf16"), ("again", "fp32")):
+        result = train(recipe(shapes, steps=2, precision=precision), tmp_path / name)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        rows.append([[json.loads(line)[key] for key in ("loss", "grad_norm")] for line in lines[:2]])
+        assert next(result.segmenter.model.parameters()).dtype == torch.float32
+        assert f", {precision} on cpu" in (tmp_path / name / "log.txt").read_text()
+    assert rows[2] == rows[0]
+    assert rows[1] != rows[0]
+    assert rows[1][1] == pytest.approx(rows[0][1], rel=0.1)  # bf16 has three digits
 
 
 def test_cuts_a_validation_split(shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "eomt"):
         train(recipe(shapes, data=DataConfig(str(shapes), val="none", batch_size=4, workers=0)), tmp_path / "run")
-    assert "no validation split: 2 of 24 training images are held out" in caplog.text
+    words = "no validation split 'none' (the data have train, val): 2 of 24 training images are held out"
+    assert words in caplog.text
+
+
+def test_a_validation_set_that_is_given_is_used(shapes: Path, tmp_path: Path) -> None:
+    train(recipe(shapes, steps=1), tmp_path / "run", val_data=OneImage(shapes))
+    assert "24 training and 1 validation images" in (tmp_path / "run" / "log.txt").read_text()
 
 
 class OneImage:
@@ -129,7 +171,17 @@ def test_starts_from_a_trained_model(shapes: Path, tmp_path: Path, caplog: pytes
         renamed = OneImage(shapes)
         renamed.categories = (renamed.categories[0]._replace(name="box"), renamed.categories[1])
         train(recipe(shapes), tmp_path / "other", renamed, renamed, init_from=tmp_path / "first")
-    assert "its class head is initialised anew" in caplog.text
+    assert "is initialised anew" in caplog.text
+
+
+def test_a_trained_model_brings_its_architecture(shapes: Path, tmp_path: Path) -> None:
+    """View, queries and joint blocks are the trained model's, in training and in the recipe left behind."""
+    train(recipe(shapes, steps=1), tmp_path / "first")
+    other = replace(TOY, image_size=(96, 96), num_queries=5, num_joint_blocks=1, gradient_checkpointing=True)
+    result = train(recipe(shapes, steps=1, model=other), tmp_path / "second", init_from=tmp_path / "first")
+    expected = replace(TOY, gradient_checkpointing=True)
+    assert result.segmenter.info.model == expected
+    assert from_json(Recipe, json.loads((tmp_path / "second/recipe.json").read_text())).model == expected
 
 
 def test_ctrl_c_leaves_a_usable_run(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +202,25 @@ def test_ctrl_c_leaves_a_usable_run(shapes: Path, tmp_path: Path, monkeypatch: p
 def test_non_finite_loss_stops_before_the_weights(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="step 1: loss is nan"):
         train(recipe(shapes, loss=LossConfig(num_points=64, dice_weight=math.nan)), tmp_path / "run")
+    # 12 queries, 4 masks in each of 4 views, 3 layers
+    assert "of 576 costs of the matching are not finite" in (tmp_path / "run" / "log.txt").read_text()
+    log = logging.getLogger("eomt")
+    assert (log.handlers, log.level) == ([], logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("figure", "best", "expected"),
+    [
+        (0.5, 0.4, True),
+        (0.4, 0.5, False),
+        (0.0, 0.0, True),  # of equals the one trained longer
+        (math.nan, 0.0, False),
+        (0.0, math.nan, True),
+        (math.nan, math.nan, True),
+    ],
+)
+def test_better(figure: float, best: float, expected: bool) -> None:
+    assert loop.better(figure, best) is expected
 
 
 @pytest.mark.parametrize(
@@ -160,11 +231,17 @@ def test_non_finite_loss_stops_before_the_weights(shapes: Path, tmp_path: Path) 
         ({"steps": None, "epochs": 0.0}, ConfigError, "epochs 0.0: more than 0"),
         ({"evaluate_every": 0.0}, ConfigError, "evaluate_every"),
         ({"data": DataConfig()}, ConfigError, "no data: give --data PATH"),
+        ({"augment": AugmentConfig(scale=(2.0, 0.1))}, ConfigError, "the smaller one first"),
+        ({"loss": LossConfig(num_points=0)}, ConfigError, "num_points 0: at least 1"),
+        ({"optim": OptimConfig(lr=0.0)}, ConfigError, "lr 0.0: more than 0"),
+        ({"data": DataConfig("absent")}, DataError, "absent"),
+        ({"model": replace(TOY, backbone="resnet18")}, ConfigError, "not a plain ViT"),
     ],
 )
 def test_refuses(shapes: Path, tmp_path: Path, change: dict[str, object], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         train(recipe(shapes, **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # so that the corrected command may name it again
 
 
 def test_refuses_a_used_folder_and_foreign_classes(shapes: Path, tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from eomt.files import write_aside
 from eomt.inference.segmenter import Segmenter
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
-from eomt.training.loss import segmentation_loss
+from eomt.training.loss import count_masks, segmentation_loss
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
 from eomt.training.track import Track
 from eomt.types import Batch, Dataset, Target
@@ -76,33 +78,37 @@ def train(
 
     The data come from `recipe.data.root`, or from the two arguments: anything with the `Dataset` protocol. Where
     there is no validation split, a part of the training split is cut off, and said. `init_from` starts from a
-    trained model, whose architecture is then used; its class head is kept only if the classes are the same.
+    trained model, whose architecture (view, queries, joint blocks, ...) is then used; its class head is kept only
+    if the classes are the same. The recipe in the run folder is the one that ran.
 
     Raises ConfigError when `out` holds something already, DataError, ModelError, and NonFiniteError when the
-    loss or a gradient is not finite. Ctrl-C leaves the last state in `last/` and is passed on.
+    loss or a gradient is not finite. Nothing is written before data and model are at hand. Ctrl-C leaves the last
+    state in `last/` and is passed on.
     """
-    check(recipe)
-    folder = open_run(Path(out), recipe)
+    folder = Path(out)
+    check(recipe, folder)
     set_seed(recipe.seed)
-    device = choose_device(recipe.device)
-    bf16 = choose_precision(recipe.precision, device) == torch.bfloat16
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="bf16" if bf16 else "no",
-        gradient_accumulation_steps=recipe.data.batch_size // (recipe.data.micro_batch or recipe.data.batch_size),
-    )
+    accelerator = build_accelerator(recipe)
     train_data, val_data = choose_data(recipe, train_data, val_data)
     model, info = build(recipe, train_data, init_from)
+    match_categories(val_data.categories, info.categories)
+    recipe = settled(recipe, info)
     optimizer = build_optimizer(model, recipe.optim)
     model, optimizer = accelerator.prepare(model, optimizer)
     epoch = steps_per_epoch(len(train_data), recipe.data.batch_size)
     progress = Progress(recipe.steps or max(1, round(recipe.epochs * epoch)), epoch)
     segmenter = Segmenter(accelerator.unwrap_model(model), info, accelerator.device)
 
-    with Track(folder, progress.steps) as track:
-        announce(recipe, info, segmenter, train_data, val_data, progress, "bf16" if bf16 else "fp32")
+    with (
+        closing(train_loader(train_data, recipe)) as batches,
+        Track(open_run(folder, recipe), progress.steps) as track,
+    ):
+        if init_from is not None:
+            log.info("starting from %s; its architecture replaces the recipe's", init_from)
+        precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+        announce(recipe, info, segmenter, train_data, val_data, progress, precision)
         try:
-            best = fit(recipe, accelerator, model, optimizer, train_data, val_data, segmenter, progress, track)
+            best = fit(recipe, accelerator, model, optimizer, batches, val_data, segmenter, progress, track)
         except KeyboardInterrupt:
             segmenter.save(folder / "last")
             log.info("interrupted at step %d: the state is in %s", progress.step, folder / "last")
@@ -115,7 +121,7 @@ def fit(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    train_data: Dataset,
+    batches: Iterator[Batch],
     val_data: Dataset,
     segmenter: Segmenter,
     progress: Progress,
@@ -124,7 +130,6 @@ def fit(
     """Run all steps; give the evaluation of the best checkpoint."""
     figure = TASKS[recipe.task].figure
     every = max(1, round(recipe.evaluate_every * progress.steps_per_epoch))
-    batches: Iterator[Batch] = train_loader(train_data, recipe)
     best: Evaluation | None = None
     model.train()
     while progress.step < progress.steps:
@@ -159,13 +164,19 @@ def optimizer_step(
     set_learning_rates(optimizer, progress.step, progress.steps, recipe.optim)
     probabilities = mask_probabilities(progress.step, progress.steps, recipe.optim, recipe.model.num_joint_blocks)
     sums: dict[str, Tensor] = {}
-    for _ in range(accelerator.gradient_accumulation_steps):
-        batch = to_device(next(batches), accelerator.device)
+    costs = replaced = 0
+    micro_batches = [next(batches) for _ in range(accelerator.gradient_accumulation_steps)]
+    # Each mask counts alike, whichever micro-batch it came in.
+    masks = sum(count_masks(batch.targets, recipe.model.num_queries) for batch in micro_batches)
+    num_masks = torch.tensor(masks / len(micro_batches), device=accelerator.device)
+    for batch in micro_batches:
+        batch = to_device(batch, accelerator.device)
         with accelerator.accumulate(model):
             with accelerator.autocast():
                 outputs = model(batch.images, probabilities)
-            terms = segmentation_loss(outputs, batch.targets, recipe.loss)
+            terms = segmentation_loss(outputs, batch.targets, recipe.loss, num_masks)
             accelerator.backward(terms.total)
+            costs, replaced = costs + terms.costs, replaced + terms.replaced_costs
             for name, value in zip(
                 ("loss", "mask", "dice", "class"), (terms.total, *terms.layers.sum(0)), strict=True
             ):
@@ -175,6 +186,13 @@ def optimizer_step(
     values = {name: float(value) for name, value in sums.items()} | {
         "grad_norm": float(norm if norm is not None else math.nan)
     }
+    if replaced:
+        log.warning(
+            "step %d: %d of %d costs of the matching are not finite; if it goes on, the model diverges",
+            progress.step + 1,
+            replaced,
+            costs,
+        )
     for name, value in values.items():
         if not math.isfinite(value):
             raise NonFiniteError(
@@ -186,13 +204,17 @@ def optimizer_step(
     return values | {
         "lr": learning_rate(progress.step, progress.steps, recipe.optim, "new"),
         "masked_attention": sum(probabilities) / len(probabilities),
+        "replaced_costs": replaced,
         "images_per_second": recipe.data.batch_size / (time.monotonic() - started),
     }
 
 
 def better(figure: float, best: float) -> bool:
-    """Say whether a figure beats the best so far; NaN beats nothing and is beaten by anything."""
-    return figure > best or (math.isnan(best) and not math.isnan(figure))
+    """Say whether a figure is at least as good as the best so far: of equals, the one trained longer.
+
+    NaN, a figure that the data do not define, is replaced by anything, a later NaN too.
+    """
+    return figure >= best or math.isnan(best)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -204,8 +226,10 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(batch.images.to(device, non_blocking=True), targets, batch.image_ids)
 
 
-def check(recipe: Recipe) -> None:
-    """Refuse settings that contradict one another, before anything is read or written."""
+def check(recipe: Recipe, folder: Path) -> None:
+    """Refuse settings that cannot be meant and a run folder that is in use, before anything is read."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"run folder {folder}: it holds something already; give another --out")
     micro = recipe.data.micro_batch or recipe.data.batch_size
     if recipe.data.batch_size < 1 or micro < 1 or recipe.data.batch_size % micro:
         raise ConfigError(f"batch size {recipe.data.batch_size} is not a multiple of the micro-batch, {micro}")
@@ -215,12 +239,39 @@ def check(recipe: Recipe) -> None:
         raise ConfigError(f"epochs {recipe.epochs}: more than 0")
     if not recipe.evaluate_every > 0:
         raise ConfigError(f"evaluate_every {recipe.evaluate_every}: more than 0 epochs")
+    if not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
+        raise ConfigError(f"augment.scale {recipe.augment.scale}: two factors above 0, the smaller one first")
+    if recipe.loss.num_points < 1:
+        raise ConfigError(f"loss.num_points {recipe.loss.num_points}: at least 1")
+    if not recipe.optim.lr > 0:
+        raise ConfigError(f"optim.lr {recipe.optim.lr}: more than 0")
+
+
+def build_accelerator(recipe: Recipe) -> Accelerator:
+    """Choose device and precision. Raises ConfigError where the device is absent, or with several processes."""
+    device = choose_device(recipe.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # accelerate takes the current one
+    # Its state outlives a run: another one in this process may want another device or precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if choose_precision(recipe.precision, device) == torch.bfloat16 else "no",
+        gradient_accumulation_steps=recipe.data.batch_size // (recipe.data.micro_batch or recipe.data.batch_size),
+    )
+    if accelerator.num_processes > 1:
+        raise ConfigError(f"{accelerator.num_processes} processes were launched; training runs in one")
+    return accelerator
+
+
+def settled(recipe: Recipe, info: ModelInfo) -> Recipe:
+    """Put into the recipe what was settled since it was given: the model that is trained, and the task's fit."""
+    fit = recipe.augment.fit or TASKS[recipe.task].fit
+    return replace(recipe, model=info.model, augment=replace(recipe.augment, fit=fit))
 
 
 def open_run(folder: Path, recipe: Recipe) -> Path:
-    """Make the run folder and write the recipe into it. Raises ConfigError where there is something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"run folder {folder}: it holds something already; give another --out")
+    """Make the run folder and write the recipe into it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_aside(folder / "recipe.json", json.dumps(to_json(recipe), indent=1).encode())
     return folder
@@ -228,18 +279,24 @@ def open_run(folder: Path, recipe: Recipe) -> Path:
 
 def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | None) -> tuple[Dataset, Dataset]:
     """Open the two splits; without a validation split, cut one off the training split, and say so."""
+    absent = ""
     if train_data is None:
         if recipe.data.root is None:
             raise ConfigError("no data: give --data PATH (data.root), or a data set from Python")
         train_data = open_folder(recipe.data.root, recipe.data.train)
-        if recipe.data.val is not None and recipe.data.val in splits(recipe.data.root):
-            val_data = open_folder(recipe.data.root, recipe.data.val)
+        if val_data is None and recipe.data.val is not None:
+            known = splits(recipe.data.root)
+            if recipe.data.val in known:
+                val_data = open_folder(recipe.data.root, recipe.data.val)
+            else:
+                absent = f" {recipe.data.val!r} (the data have {', '.join(known)})"
     if len(train_data) == 0:
         raise DataError(f"the training split {recipe.data.train!r} has no images")
     if val_data is None:
         train_data, val_data = cut_validation(train_data, recipe.data.val_fraction, recipe.seed)
-        log.info(
-            "no validation split: %d of %d training images are held out to judge on",
+        log.warning(
+            "no validation split%s: %d of %d training images are held out to judge on",
+            absent,
             len(val_data),
             len(train_data) + len(val_data),
         )
@@ -252,14 +309,18 @@ def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[
     if init_from is None:
         return EoMT(recipe.model, len(data.categories)), info
     trained, old = checkpoint.load(init_from)
-    log.info("starting from %s; its architecture replaces the recipe's", init_from)
-    info = replace(info, model=old.model)
-    if old.categories == data.categories:
+    info = replace(info, model=replace(old.model, gradient_checkpointing=recipe.model.gradient_checkpointing))
+    trained.backbone.gradient_checkpointing = recipe.model.gradient_checkpointing
+    known, wanted = (
+        [(c.name, c.is_thing) for c in categories] for categories in (old.categories, data.categories)
+    )
+    if known == wanted:
         return trained, info
     log.info(
-        "its class head is initialised anew: it knew %d classes, the data have %d",
-        len(old.categories),
-        len(data.categories),
+        "the class head of %s is initialised anew: it knew %d classes, other ones than the %d of the data",
+        init_from,
+        len(known),
+        len(wanted),
     )
     trained.reset_classes(len(data.categories))
     return trained, info
@@ -275,7 +336,6 @@ def announce(
     precision: str,
 ) -> None:
     """Say what is about to happen, before it costs anything."""
-    match_categories(val_data.categories, info.categories)
     things = sum(category.is_thing for category in info.categories)
     parameters = sum(parameter.numel() for parameter in segmenter.model.parameters())
     height, width = info.model.image_size
