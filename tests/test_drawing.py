@@ -79,6 +79,14 @@ def test_large_segments_are_labelled_small_ones_are_not() -> None:
         np.testing.assert_array_equal(with_labels[outside], 0)
 
 
+def test_strips_leave_no_trace(monkeypatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 40, 3)).astype(np.uint8)
+    found = prediction(IdMap(square(50, 5, 3, 36)[:, :40].astype(np.int32), 1), [CELL], [0.75])
+    whole = overlay(image, found)
+    monkeypatch.setattr("eomt.drawing.STRIP", 7)
+    np.testing.assert_array_equal(overlay(image, found), whole)
+
+
 def test_nothing_found_and_hidden_segments() -> None:
     image = np.full((5, 5, 3), 9, dtype=np.uint8)
     np.testing.assert_array_equal(overlay(image, prediction(RleMasks((5, 5), ()), [], [])), image)

@@ -202,6 +202,13 @@ def test_refuses_missing_files_and_folders(tmp_path):
             read_image(path)
 
 
+def test_what_is_no_picture_is_not_read(tmp_path):
+    with (tmp_path / "film.mp4").open("wb") as film:
+        film.truncate(1 << 40)  # a terabyte of nothing
+    with pytest.raises(DataError, match=r"film.mp4: starts with .* give a PNG"):
+        read_image(tmp_path / "film.mp4")
+
+
 def test_pixels_are_counted_before_they_are_decoded():
     assert read_image(PNG, max_pixels=1000).shape == (10, 100, 3)
     for source in (PNG, JPEG, read_image(PNG), Image.open(io.BytesIO(PNG))):

@@ -115,9 +115,20 @@ def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     assert choose_precision("fp32", torch.device("cpu")) == torch.float32
     assert choose_precision("bf16", torch.device("cpu")) == torch.bfloat16
-    assert choose_precision("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
     with pytest.raises(ConfigError, match="device 'cpuu' cannot be used"):
         choose_device("cpuu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx2": True}, torch.float32),
+    ],
+)
+def test_bf16_only_where_the_processor_has_it(monkeypatch, capabilities, dtype) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    assert choose_precision("auto", torch.device("cpu")) == dtype
 
 
 def test_refuses(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -144,7 +144,9 @@ def _stored_bits(file: ImageFile, data: bytes) -> int:
 
 def _read_file(path: Path, name: str) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(16)
+            return head + file.read() if _opener(head) else head  # a film is refused without being read
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{name}: cannot be read ({reason}); check the path") from error
@@ -152,8 +154,8 @@ def _read_file(path: Path, name: str) -> bytes:
 
 def _open(data: bytes, name: str, max_pixels: int) -> ImageFile:
     """Read the header only, by the format's own class: `Image.open` judges the size by a global setting."""
-    opener = next((opener for signature, opener in _SIGNATURES if data.startswith(signature)), None)
-    if opener is None or (opener is WebPImageFile and data[8:12] != b"WEBP"):
+    opener = _opener(data)
+    if opener is None:
         found = f"starts with {data[:8]!r}" if data else "is empty"
         raise DataError(f"{name}: {found}; give a PNG, JPEG, WebP, TIFF, BMP or GIF file")
     try:
@@ -163,6 +165,12 @@ def _open(data: bytes, name: str, max_pixels: int) -> ImageFile:
         raise _damaged(name, error) from error
     _check_size(*image.size, name, max_pixels)
     return image
+
+
+def _opener(data: bytes) -> type[ImageFile] | None:
+    """Tell the format by the first bytes, at least 12 of them."""
+    opener = next((opener for signature, opener in _SIGNATURES if data.startswith(signature)), None)
+    return None if opener is WebPImageFile and data[8:12] != b"WEBP" else opener
 
 
 def _check_shape(array: NDArray[Any], name: str) -> None:
