@@ -20,6 +20,7 @@ def test_public_names() -> None:
         assert getattr(eomt, name).__name__ == name
         assert getattr(eomt, name).__doc__
         assert name in dir(eomt)
+    assert eomt.__version__[0].isdigit()
     with pytest.raises(AttributeError, match="no attribute 'Segmentor'"):
         _ = eomt.Segmentor
 

@@ -58,6 +58,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
+    if name == "__version__":
+        return metadata.version("eomt")
     for module, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(module), name)

@@ -64,13 +64,7 @@ def evaluate(
     limits = thresholds or segmenter.thresholds
     if max_detections is not None:
         limits = replace(limits, max_detections=max_detections)
-    labels = match_categories(dataset.categories, segmenter.categories)
-    if set(asked) != {"semantic"} and (unlike := _of_other_kind(dataset.categories, segmenter.categories)):
-        raise DataError(
-            f"{unlike[0].name} is {_kind(unlike[0])} in the data, but not to the model: its objects cannot be "
-            'judged. Correct "is_thing" in categories.json (all names in classes.txt are stuff), or ask for '
-            "semantic only"
-        )
+    labels = match_categories(dataset.categories, segmenter.categories, asked)
 
     def metrics() -> dict[TaskName, Metric]:
         return {task: TASKS[task].metric(segmenter.categories, limits) for task in asked}
@@ -127,8 +121,13 @@ def _kind(category: Category) -> str:
     return "a thing" if category.is_thing else "stuff"
 
 
-def match_categories(data: tuple[Category, ...], model: tuple[Category, ...]) -> torch.Tensor:
-    """Give, for each label of the data, the model's label of the same name, [categories of the data]."""
+def match_categories(
+    data: tuple[Category, ...], model: tuple[Category, ...], tasks: Sequence[TaskName]
+) -> torch.Tensor:
+    """Give, for each label of the data, the model's label of the same name, [categories of the data].
+
+    Raises DataError where data and model cannot be held against one another in these tasks.
+    """
     known = {category.name: label for label, category in enumerate(model)}
     unknown = [category.name for category in data if category.name not in known]
     if unknown:
@@ -136,6 +135,12 @@ def match_categories(data: tuple[Category, ...], model: tuple[Category, ...]) ->
             f"the data have classes that the model does not know: {', '.join(unknown[:5])}"
             f"{', …' if len(unknown) > 5 else ''}; it knows {', '.join(list(known)[:5])}"
             f"{', …' if len(known) > 5 else ''}. Use a model that was trained on these classes"
+        )
+    if set(tasks) != {"semantic"} and (unlike := _of_other_kind(data, model)):
+        raise DataError(
+            f"{unlike[0].name} is {_kind(unlike[0])} in the data, but not to the model: its objects cannot be "
+            'judged. Correct "is_thing" in categories.json (all names in classes.txt are stuff), or ask for '
+            "semantic only"
         )
     return torch.tensor([known[category.name] for category in data], dtype=torch.int64)
 

@@ -91,7 +91,7 @@ def train(
     accelerator = build_accelerator(recipe)
     train_data, val_data = choose_data(recipe, train_data, val_data)
     model, info = build(recipe, train_data, init_from)
-    match_categories(val_data.categories, info.categories)
+    match_categories(val_data.categories, info.categories, [recipe.task])
     recipe = settled(recipe, info)
     optimizer = build_optimizer(model, recipe.optim)
     model, optimizer = accelerator.prepare(model, optimizer)
