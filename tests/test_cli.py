@@ -530,3 +530,9 @@ def test_train_prints_a_table(trained, capsys):
     out = capsys.readouterr().out
     assert re.search(r"PQ\s+│\s+0\.500", out)
     assert "results in o" in out
+
+
+@pytest.mark.parametrize(("score", "segments"), [("0.5", 1), ("0.6", 0)])
+def test_score_drops_instances(photos, segmenter_calls, capsys, score, segments):
+    assert main(["predict", "in/a.png", "--task", "instance", "--score", score, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"][0]["segments"] == segments

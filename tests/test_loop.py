@@ -2,6 +2,7 @@ import csv
 import json
 import logging
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,9 +129,19 @@ def test_the_same_seed_gives_the_same_run_whatever_ran_before(shapes: Path, tmp_
 
 def test_cuts_a_validation_split(shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "eomt"):
-        train(recipe(shapes, data=DataConfig(str(shapes), val="none", batch_size=4, workers=0)), tmp_path / "run")
-    words = "no validation split 'none' (the data have train, val): 2 of 24 training images are held out"
-    assert words in caplog.text
+        train(recipe(shapes, data=DataConfig(str(shapes), val=None, batch_size=4, workers=0)), tmp_path / "run")
+    assert "no validation split: 2 of 24 training images are held out" in caplog.text
+    with pytest.raises(DataError, match="no split 'vall'; it has train, val"):  # asked for by name: no substitute
+        train(recipe(shapes, data=DataConfig(str(shapes), val="vall", batch_size=4, workers=0)), tmp_path / "typo")
+
+
+def test_cuts_where_the_usual_split_is_absent(
+    shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = shutil.copytree(shapes, tmp_path / "data", ignore=shutil.ignore_patterns("val"))
+    with caplog.at_level(logging.INFO, "eomt"):
+        train(recipe(copy, steps=1), tmp_path / "run")
+    assert "no validation split 'val' (the data have train): 2 of 24 training images" in caplog.text
 
 
 def test_a_validation_set_that_is_given_is_used(shapes: Path, tmp_path: Path) -> None:

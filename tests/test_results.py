@@ -157,3 +157,10 @@ def test_long_names_fit_a_file_system(tmp_path):
 )
 def test_image_numbers(stems, numbers):
     assert image_numbers([Path(f"{stem}.jpg") for stem in stems]) == numbers
+
+
+def test_nothing_added_leaves_what_was_there(tmp_path):
+    (tmp_path / "instances.json").write_text("earlier")
+    with ResultFolder(tmp_path, "panoptic", CATEGORIES):
+        pass
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("instances.json", "earlier")]

@@ -70,7 +70,7 @@ class PredictArguments:
     task: Annotated[TaskName | None, tyro.conf.arg(metavar=TASKS, help_behavior_hint=OWN)] = None
     """What to ask of the model."""
     score: OwnShare = None
-    """Panoptic: least class probability of a segment that is kept."""
+    """Panoptic: least class probability of a segment that is kept. Instance: least score, where it is given."""
     mask: OwnShare = None
     """Least mask probability of a pixel that belongs to a segment."""
     overlap: OwnShare = None
@@ -114,7 +114,8 @@ def run(arguments: Sequence[str]) -> int:
         print_json({"out": str(options.out), "images": images, "failed": failed})
     else:
         count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
-        print(f"{count} segmented, results in {printable(options.out)}")
+        where = f"results in {printable(options.out)}" if images else "nothing was written"
+        print(f"{count} segmented, {where}")
     if failures:
         note(f"{len(failures)} of {len(failures) + len(images)} inputs failed; the reasons stand above")
     return DataError.exit_code if failures else 0
@@ -197,6 +198,8 @@ def _predict_all(options: PredictArguments, files: list[Path], failures: list[Fa
                 failures.append(Failure(str(file), str(error)))
                 note(f"error: {error}")
                 continue
+            if task == "instance" and options.score is not None:
+                prediction = prediction.select([i for i, s in enumerate(prediction.scores) if s >= options.score])
             written = results.add(name, number, file.name, prediction, overlay(image, prediction))
             described.append(_describe(file, prediction, written))
             note(f"{file}: {_summary(prediction)}")

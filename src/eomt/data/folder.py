@@ -89,7 +89,8 @@ class MaskCode:
             if other is not None:
                 raise ValueError(
                     f"in a semantic mask, value {value} would be both {self.categories[other].name} and "
-                    f'{category.name}; give each its own "pixel_value" in categories.json'
+                    f'{category.name}; give each its own "pixel_value" in categories.json. A mask of 8 bits is '
+                    'read as semantic: if it numbers objects, save it in 16 bits, or set "masks": "instance"'
                 )
             table[value] = label
 
@@ -307,7 +308,7 @@ def _is_number(value: Any) -> bool:
 def _refuse_unknown(entry: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     unknown = sorted(set(entry) - set(known))
     if unknown:
-        raise DataError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
+        raise DataError(f"{where}: unknown field {', '.join(unknown)}; known are {', '.join(known)}")
 
 
 def _checked(code: MaskCode, where: str) -> MaskCode:

@@ -134,7 +134,8 @@ def match_categories(
         raise DataError(
             f"the data have classes that the model does not know: {', '.join(unknown[:5])}"
             f"{', …' if len(unknown) > 5 else ''}; it knows {', '.join(list(known)[:5])}"
-            f"{', …' if len(known) > 5 else ''}. Use a model that was trained on these classes"
+            f"{', …' if len(known) > 5 else ''}. Use a model that was trained on these classes "
+            "(where none is named, it is the bundled one)"
         )
     if set(tasks) != {"semantic"} and (unlike := _of_other_kind(data, model)):
         raise DataError(

@@ -54,17 +54,18 @@ class ResultFolder:
 
     def __init__(self, folder: Path, task: TaskName, categories: Sequence[Category]):
         self.folder, self.kinds, self.categories = folder, KINDS[task], tuple(categories)
+        self._named = False
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._instances: list[dict[str, Any]] = []
 
     def __enter__(self) -> "ResultFolder":
         self.folder.mkdir(parents=True, exist_ok=True)
-        if "panoptic" in self.kinds:
-            (self.folder / "panoptic").mkdir(exist_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._named:  # nothing was added: what an earlier run left stays as it is
+            return
         _write_json(self.folder / "categories.json", [category._asdict() for category in self.categories])
         if "panoptic" in self.kinds:
             categories = [
@@ -90,7 +91,10 @@ class ResultFolder:
         self, name: str, image_id: int, source: str, prediction: Prediction, overlay: UInt8[NDArray[Any], "h w 3"]
     ) -> dict[str, Path]:
         """Write the results of one image under a name and give the files. `source` is told in the JSON files."""
+        self._named = True
         files = self.files(name)
+        if "panoptic" in self.kinds:
+            (self.folder / "panoptic").mkdir(exist_ok=True)
         _write_png(files["overlay"], overlay)
         flat = replace(prediction, masks=prediction.id_map())  # every pixel to one segment, decided once
         if "labels" in self.kinds:

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from eomt.config import Recipe, to_json
+from eomt.config import DataConfig, Recipe, to_json
 from eomt.data.folder import open_folder, splits
 from eomt.data.loader import cut_validation, steps_per_epoch, train_loader
 from eomt.devices import choose_device, choose_precision
@@ -286,7 +286,8 @@ def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | 
         train_data = open_folder(recipe.data.root, recipe.data.train)
         if val_data is None and recipe.data.val is not None:
             known = splits(recipe.data.root)
-            if recipe.data.val in known:
+            asked_for = recipe.data.val != DataConfig.val
+            if recipe.data.val in known or asked_for:  # raises where it is absent
                 val_data = open_folder(recipe.data.root, recipe.data.val)
             else:
                 absent = f" {recipe.data.val!r} (the data have {', '.join(known)})"
