@@ -47,6 +47,11 @@ class ModelConfig:
     """Learned tokens, each of which proposes one segment."""
     num_joint_blocks: int = 4
     """The last so many blocks see queries and patches together (L2 in the paper)."""
+    num_upscale_blocks: int | None = None
+    """Doublings of the patch grid's resolution for the masks; None: the paper's, a quarter of the view's resolution
+    with patches of 16 pixels. Objects smaller than a few cells of that map cannot be outlined."""
+    norm_eps: float | None = None
+    """Epsilon of the backbone's layer norms; None: the backbone's own. Some published files use another."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block; earlier blocks have less, linearly."""
     gradient_checkpointing: bool = False

@@ -42,6 +42,10 @@ class Backbone(nn.Module):
             for part in block.modules():
                 if isinstance(part, DropPath):
                     part.drop_prob = config.drop_path * index / (len(self.vit.blocks) - 1)
+        if config.norm_eps is not None:
+            for part in self.vit.modules():
+                if isinstance(part, nn.LayerNorm):
+                    part.eps = config.norm_eps
         self.embed_dim: int = self.vit.embed_dim
         self.num_prefix_tokens: int = self.vit.num_prefix_tokens
         self.patch_size = config.patch_size
@@ -113,6 +117,10 @@ def check(config: ModelConfig) -> None:
         raise ConfigError(f"backbone {config.backbone}: {error}") from error
     if config.patch_size < 1 or config.num_queries < 1:
         raise ConfigError(f"patch size {config.patch_size}, {config.num_queries} queries: each at least 1")
+    if config.num_upscale_blocks is not None and not 0 <= config.num_upscale_blocks <= 6:
+        raise ConfigError(f"{config.num_upscale_blocks} upscale blocks: from 0 to 6")
+    if config.norm_eps is not None and config.norm_eps <= 0:
+        raise ConfigError(f"norm_eps {config.norm_eps}: more than 0")
     if not 0 <= config.drop_path < 1:
         raise ConfigError(f"drop_path {config.drop_path}: from 0 to below 1")
     if any(side <= 0 or side % config.patch_size for side in config.image_size):

@@ -42,9 +42,7 @@ class EoMT(nn.Module):
         self.mask_head = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
         )
-        # Masks have a quarter of the view's resolution with patches of 16 pixels (section 3.1).
-        doublings = max(1, int(log2(config.patch_size)) - 2)
-        self.upscale = nn.Sequential(*(ScaleBlock(width) for _ in range(doublings)))
+        self.upscale = nn.Sequential(*(ScaleBlock(width) for _ in range(num_upscale_blocks(config))))
 
     def forward(
         self, images: UInt8[Tensor, "b 3 h w"], mask_probabilities: Sequence[float] | None = None
@@ -111,6 +109,13 @@ class EoMT(nn.Module):
         mask = visible.new_ones(batch, 1, count, count)
         mask[:, 0, :num_queries, -num_patches:] = visible
         return mask
+
+
+def num_upscale_blocks(config: ModelConfig) -> int:
+    """Count the doublings from the patch grid to the mask map (section 3.1; from 14 pixels, only one)."""
+    if config.num_upscale_blocks is not None:
+        return config.num_upscale_blocks
+    return max(1, int(log2(config.patch_size)) - 2)
 
 
 class ScaleBlock(nn.Module):
