@@ -50,6 +50,8 @@ class ModelConfig:
     num_upscale_blocks: int | None = None
     """Doublings of the patch grid's resolution for the masks; None: the paper's, a quarter of the view's resolution
     with patches of 16 pixels. Objects smaller than a few cells of that map cannot be outlined."""
+    masked_inference: bool = False
+    """Keep masked attention in prediction: for models trained with it to the end (slower; the paper's ablation)."""
     norm_eps: float | None = None
     """Epsilon of the backbone's layer norms; None: the backbone's own. Some published files use another."""
     drop_path: float = 0.0

@@ -49,9 +49,9 @@ class EoMT(nn.Module):
     ) -> list[QueryLogits]:
         """Give the query logits of every supervised layer, the final one last.
 
-        Without `mask_probabilities` there is one layer and no masked attention: inference. With them, one a
-        joint block, each joint block is supervised, and with that probability a query attends in it only
-        to the patches inside the mask that it predicted just before (section 3.3).
+        Without `mask_probabilities` there is one layer and, but for `masked_inference`, no masked attention:
+        inference. With them, one a joint block, each joint block is supervised, and with that probability a
+        query attends in it only to the patches inside the mask that it predicted just before (section 3.3).
         """
         if mask_probabilities is not None and len(mask_probabilities) != self.config.num_joint_blocks:
             raise ValueError(
@@ -69,6 +69,8 @@ class EoMT(nn.Module):
             if mask_probabilities is not None:
                 outputs.append(self.read_out(tokens, grid))
                 attention_mask = self.attention_mask(outputs[-1], mask_probabilities[joint], grid)
+            elif self.config.masked_inference:
+                attention_mask = self.attention_mask(self.read_out(tokens, grid), 1.0, grid)
             tokens = self.backbone.run(self.first_joint_block + joint, tokens, rope, attention_mask)
         outputs.append(self.read_out(tokens, grid))
         return outputs
