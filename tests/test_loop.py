@@ -15,6 +15,7 @@ from eomt.data.folder import open_folder
 from eomt.errors import ConfigError, DataError, NonFiniteError
 from eomt.evaluation.evaluate import evaluate
 from eomt.inference.segmenter import Segmenter
+from eomt.models.eomt import EoMT
 from eomt.training import loop
 from eomt.training.loop import train
 from eomt.types import Category, Sample, Segments
@@ -106,12 +107,83 @@ def test_accumulation_equals_one_batch(shapes: Path, tmp_path: Path) -> None:
     rows = []
     for micro in (4, 1):
         data = DataConfig(batch_size=4, micro_batch=micro, workers=0)
-        optim = OptimConfig(lr=1e-3, mask_annealing=False)
+        optim = OptimConfig(lr=1e-3, masked_attention="never")
         changes = {"data": data, "optim": optim, "loss": LossConfig(num_points=4096), "steps": 1}
         train(recipe(shapes, **changes), tmp_path / str(micro), Uneven(shapes), OneImage(shapes))
         rows.append(json.loads((tmp_path / str(micro) / "metrics.jsonl").read_text().splitlines()[0]))
     assert rows[1]["mask"] == pytest.approx(rows[0]["mask"], rel=0.02)
     assert rows[1]["dice"] == pytest.approx(rows[0]["dice"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("masked_attention", "masked_inference", "given", "share", "warning"),
+    [
+        ("annealed", False, [(1.0, 1.0), (0.0, 1.0)], [1.0, 0.5], None),  # the first window ends at 1/3
+        ("always", True, [(1.0, 1.0)] * 2, [1.0, 1.0], None),
+        ("always", False, [(1.0, 1.0)] * 2, [1.0, 1.0], "add --model.masked-inference"),
+        ("annealed", True, [(1.0, 1.0), (0.0, 1.0)], [1.0, 0.5], "or drop --model.masked-inference"),
+        ("never", False, [None] * 2, [0.0, 0.0], None),
+    ],
+)
+def test_masked_attention_in_training_and_prediction(
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    masked_attention: str,
+    masked_inference: bool,
+    given: list[object],
+    share: list[float],
+    warning: str | None,
+) -> None:
+    """What the model is asked for in two steps, how many layers are supervised, and what prediction does."""
+    asked: list[object] = []
+    layers: list[int] = []
+    masked: list[float] = []
+    forward, loss, mask = EoMT.forward, loop.segmentation_loss, EoMT.attention_mask
+
+    def recording_forward(self, images, mask_probabilities=None):  # type: ignore[no-untyped-def]
+        if self.training:
+            asked.append(mask_probabilities)
+        return forward(self, images, mask_probabilities)
+
+    def recording_loss(outputs, *rest):  # type: ignore[no-untyped-def]
+        layers.append(len(outputs))
+        return loss(outputs, *rest)
+
+    def recording_mask(self, logits, probability, grid):  # type: ignore[no-untyped-def]
+        if not self.training:
+            masked.append(probability)
+        return mask(self, logits, probability, grid)
+
+    monkeypatch.setattr(EoMT, "forward", recording_forward)
+    monkeypatch.setattr(EoMT, "attention_mask", recording_mask)
+    monkeypatch.setattr(loop, "segmentation_loss", recording_loss)
+    optim = OptimConfig(lr=1e-3, masked_attention=masked_attention)
+    model = replace(TOY, masked_inference=masked_inference)
+    train(recipe(shapes, steps=2, model=model, optim=optim), tmp_path / "run", val_data=OneImage(shapes))
+
+    assert asked == given
+    assert layers == [1 if masked_attention == "never" else 3] * 2  # two joint blocks and the end
+    assert set(masked) == ({1.0} if masked_inference else set())
+    text = (tmp_path / "run" / "log.txt").read_text()
+    assert ("masked-inference" in text) == (warning is not None)
+    assert warning is None or warning in text
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["masked_attention"] for row in rows if "loss" in row] == share
+    saved = json.loads((tmp_path / "run/last/config.json").read_text())["model"]
+    assert saved["masked_inference"] == masked_inference
+
+
+def test_a_masked_model_is_weaned(shapes: Path, tmp_path: Path) -> None:
+    """Fine-tuned with annealing, a model that was trained with masked attention predicts without it."""
+    masked = replace(TOY, masked_inference=True)
+    always = OptimConfig(lr=1e-3, masked_attention="always")
+    train(recipe(shapes, steps=1, model=masked, optim=always), tmp_path / "first", val_data=OneImage(shapes))
+    result = train(
+        recipe(shapes, steps=1), tmp_path / "second", val_data=OneImage(shapes), init_from=tmp_path / "first"
+    )
+    assert not result.segmenter.info.model.masked_inference
+    assert not result.segmenter.model.config.masked_inference
 
 
 def test_the_same_seed_gives_the_same_run_whatever_ran_before(shapes: Path, tmp_path: Path) -> None:
@@ -246,6 +318,11 @@ def test_better(figure: float, best: float, expected: bool) -> None:
         ({"augment": AugmentConfig(scale=(2.0, 0.1))}, ConfigError, "the smaller one first"),
         ({"loss": LossConfig(num_points=0)}, ConfigError, "num_points 0: at least 1"),
         ({"optim": OptimConfig(lr=0.0)}, ConfigError, "lr 0.0: more than 0"),
+        (
+            {"optim": OptimConfig(masked_attention="never"), "model": replace(TOY, masked_inference=True)},
+            ConfigError,
+            "predicts without it; drop --model.masked-inference",
+        ),
         ({"data": DataConfig("absent")}, DataError, "absent"),
         ({"model": replace(TOY, backbone="resnet18")}, ConfigError, "not a plain ViT"),
     ],

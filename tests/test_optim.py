@@ -88,8 +88,10 @@ def test_a_first_window_of_no_length_is_over(warmup):
     assert [mask_probabilities(step, 600, config, 2)[0] for step in (0, 1, 600)] == [0, 0, 0]
 
 
-def test_without_annealing_no_query_is_ever_confined():
-    assert mask_probabilities(0, 600, OptimConfig(mask_annealing=False), 3) == (0, 0, 0)
+@pytest.mark.parametrize("step", [0, 300, 600])
+def test_masked_attention_without_annealing(step):
+    assert mask_probabilities(step, 600, OptimConfig(masked_attention="always"), 3) == (1, 1, 1)
+    assert mask_probabilities(step, 600, OptimConfig(masked_attention="never"), 3) is None
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,15 @@ def test_layer_decay():
 def test_undecayed_blocks_keep_the_exponents_of_the_others():
     found = scales(Toy(), OptimConfig(layer_decay=0.5, undecayed_blocks=2))
     assert [found[f"backbone.vit.blocks.{block}.0.weight"][1] for block in range(3)] == [0.25, 1, 1]
+
+
+def test_backbone_factor_leaves_undecayed_blocks_and_the_final_norm():
+    found = scales(Toy(), OptimConfig(layer_decay=0.5, backbone_lr_factor=0.1, undecayed_blocks=1))
+    blocks = [found[f"backbone.vit.blocks.{block}.0.weight"][1] for block in range(3)]
+    assert blocks == pytest.approx([0.025, 0.05, 1])
+    assert found["backbone.vit.cls_token"] == ("backbone", pytest.approx(0.025))
+    assert found["backbone.vit.fc_norm.weight"] == ("backbone", 1)
+    assert found["queries.weight"] == ("new", 1)
 
 
 def test_few_groups_and_no_frozen_parameter():

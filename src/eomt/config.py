@@ -48,10 +48,11 @@ class ModelConfig:
     num_joint_blocks: int = 4
     """The last so many blocks see queries and patches together (L2 in the paper)."""
     num_upscale_blocks: int | None = None
-    """Doublings of the patch grid's resolution for the masks; None: the paper's, a quarter of the view's resolution
-    with patches of 16 pixels. Objects smaller than a few cells of that map cannot be outlined."""
+    """Doublings of the patch grid's resolution for the masks; None: the paper's, a quarter of the view's
+    resolution with patches of 16 pixels. Objects smaller than a few cells of that map cannot be outlined."""
     masked_inference: bool = False
-    """Keep masked attention in prediction: for models trained with it to the end (slower; the paper's ablation)."""
+    """Keep masked attention in prediction: for models trained with it to the end (slower; the paper's ablation).
+    It goes with --optim.masked-attention always."""
     norm_eps: float | None = None
     """Epsilon of the backbone's layer norms; None: the backbone's own. Some published files use another."""
     drop_path: float = 0.0
@@ -142,7 +143,9 @@ class OptimConfig:
     layer_decay: float = 0.8
     """Each block's rate is so many times that of the block after it."""
     undecayed_blocks: int = 0
-    """The last so many blocks have the full rate all the same (the joint ones in published DINOv3 COCO runs)."""
+    """The last so many blocks have the full rate all the same (the joint ones in published DINOv3 runs)."""
+    backbone_lr_factor: float = 1.0
+    """Factor on the backbone's rate, beside `layer_decay`; undecayed blocks and the final norm do without it."""
     warmup: tuple[int, int] = (500, 1000)
     """Steps in which first the new parameters, then the backbone reach their rate."""
     warmup_limit: float = 0.1
@@ -151,8 +154,9 @@ class OptimConfig:
     """Rates, and the probability of masked attention, fall as (1 - progress) to this power."""
     clip_norm: float = 0.01
     """Global gradient norm above which gradients are scaled down."""
-    mask_annealing: bool = True
-    """Masked attention is annealed away in training; False trains without masked attention at all."""
+    masked_attention: Literal["annealed", "always", "never"] = "annealed"
+    """In training: annealed away; always, to the end (predict with --model.masked-inference then); or never, when
+    only the final layer is supervised too (the paper's ablations)."""
     anneal_first_in_warmup: bool = False
     """The first joint block's window is the warm-up (the published DINOv3 panoptic and semantic runs)."""
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -17,6 +17,7 @@ from eomt.errors import ConfigError
 __all__ = [
     "OWN",
     "TASKS",
+    "Action",
     "Device",
     "ImageSize",
     "ModelSource",
@@ -24,11 +25,13 @@ __all__ = [
     "OwnShare",
     "Switch",
     "check_image_size",
+    "check_names",
     "known_options",
     "make_folder",
     "nearest",
     "override_thresholds",
     "parse",
+    "run_action",
 ]
 
 T = TypeVar("T")
@@ -58,6 +61,35 @@ ImageSize = Annotated[
 ]
 
 
+Action = tuple[Callable[[Sequence[str]], int], str]
+"""What runs a sub-command and gives the exit code, and the words that the help has for it."""
+
+
+def run_action(command: str, purpose: str, actions: Mapping[str, Action], arguments: Sequence[str]) -> int:
+    """Run the sub-command of `eomt COMMAND` that the first argument names; list them where none is.
+
+    Raises ConfigError for one that is not there.
+    """
+    first = arguments[0] if arguments else ""
+    if first in actions:
+        return actions[first][0](arguments[1:])
+    width = max(map(len, actions))
+    listed = "\n".join(f"  {name:<{width}}  {does}" for name, (_, does) in actions.items())
+    text = (
+        f"usage: eomt {command} <action> [options]\n\n{purpose}\n\nactions:\n{listed}\n\n"
+        f"`eomt {command} <action> --help` shows an action's options.\n"
+    )
+    if first in ("-h", "--help", "help"):
+        print(text, end="")
+        return 0
+    if not first:
+        print(text, end="", file=sys.stderr)
+        return ConfigError.exit_code
+    near = nearest(first, actions, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"eomt {command} has no action {first}{hint}\nActions: {', '.join(actions)}")
+
+
 def parse(cls: type[T], arguments: Sequence[str], prog: str, description: str, default: T | None = None) -> T:
     """Read arguments into `cls`, whose fields are the options and whose field docstrings are their help.
 
@@ -66,8 +98,7 @@ def parse(cls: type[T], arguments: Sequence[str], prog: str, description: str, d
     """
     _plain_output()
     description = indent(description, "  ")  # or tyro would join its lines
-    if not {"-h", "--help"} & set(arguments):
-        _check_names(cls, arguments, prog)
+    check_names(cls, arguments, prog)
     if default is None:
         return tyro.cli(cls, args=arguments, prog=prog, description=description)
     return tyro.cli(cls, args=arguments, prog=prog, description=description, default=default)
@@ -81,7 +112,10 @@ def _plain_output() -> None:
         tyro._experimental_options["utf8_boxes"] = False
 
 
-def _check_names(cls: type, arguments: Sequence[str], prog: str) -> None:
+def check_names(cls: type, arguments: Sequence[str], prog: str) -> None:
+    """Raise ConfigError for options that the command does not have, all at once, with what may be meant."""
+    if {"-h", "--help"} & set(arguments):
+        return
     known = known_options(cls)
     ended = list(arguments).index("--") if "--" in arguments else len(arguments)
     names = [argument.partition("=")[0] for argument in arguments[:ended] if argument.startswith("--")]

@@ -48,13 +48,16 @@ def annealing_windows(num_joint_blocks: int, first_end: float | None = None) -> 
 
 def mask_probabilities(
     step: int, total_steps: int, config: OptimConfig, num_joint_blocks: int
-) -> tuple[float, ...]:
+) -> tuple[float, ...] | None:
     """Give each joint block's probability that a query is confined to its mask, before optimiser step `step`.
 
-    1 before the block's window, 0 after it, polynomial in between (paper section 3.3); all 0 without annealing.
+    1 before the block's window, 0 after it, polynomial in between (paper section 3.3). Where attention is always
+    masked, all 1. Where it never is, None: the paper's ablation leaves out the joint blocks' supervision too.
     """
-    if not config.mask_annealing:
-        return (0.0,) * num_joint_blocks
+    if config.masked_attention == "never":
+        return None
+    if config.masked_attention == "always":
+        return (1.0,) * num_joint_blocks
     total = max(total_steps, 1)
     first_end = warmup_steps(total, config)[1] / total if config.anneal_first_in_warmup else None
     windows = annealing_windows(num_joint_blocks, first_end)
@@ -123,15 +126,18 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 def layer_scale(name: str, num_blocks: int, config: OptimConfig) -> tuple[Stage, float]:
     """Give a parameter's stage and the factor on its rate.
 
-    Each block's factor is `layer_decay` times that of the block after it. What comes before the blocks (patches,
-    positions, class and register tokens) goes with the first block; the final norm, which new heads read, has 1.
+    Each block's factor is `layer_decay` times that of the block after it, and `backbone_lr_factor` acts on all.
+    What comes before the blocks (patches, positions, class and register tokens) goes with the first block; the
+    final norm, which new heads read, has 1, and so have the last `undecayed_blocks`.
     """
     if not re.search(r"(^|\.)backbone\.", name):
         return "new", 1.0
     if re.search(r"(^|\.)backbone\.(\w+\.)?(fc_)?norm\.", name):
         return "backbone", 1.0
     depth_left = num_blocks - 1 - (block_index(name) or 0)
-    return "backbone", 1.0 if depth_left < config.undecayed_blocks else config.layer_decay**depth_left
+    if depth_left < config.undecayed_blocks:
+        return "backbone", 1.0
+    return "backbone", config.backbone_lr_factor * config.layer_decay**depth_left
 
 
 def block_index(name: str) -> int | None:
