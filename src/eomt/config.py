@@ -55,6 +55,9 @@ class ModelConfig:
     It goes with --optim.masked-attention always."""
     norm_eps: float | None = None
     """Epsilon of the backbone's layer norms; None: the backbone's own. Some published files use another."""
+    rope_rescale: float | None = None
+    """Training scales the coordinates of a rotary embedding by a factor that is drawn from 1/this to this for each
+    batch. The published DINOv3 models had 2; None: not at all."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block; earlier blocks have less, linearly."""
     gradient_checkpointing: bool = False

@@ -19,6 +19,10 @@ COMMANDS = {
     "train": ("eomt.cli.train", "Train or fine-tune a model on your data set."),
     "eval": ("eomt.cli.evaluate", "Measure a model on an annotated data set: PQ, mask AP, mIoU."),
     "predict": ("eomt.cli.predict", "Segment images: overlays, label maps, panoptic PNG and COCO files."),
+    "recipes": ("eomt.cli.recipes", "List the recipes that `eomt train` knows; show one."),
+    "config": ("eomt.cli.config", "Show every setting of a training run, and where it comes from."),
+    "models": ("eomt.cli.models", "List the published models; fetch, check and remove their files."),
+    "doctor": ("eomt.cli.doctor", "Check whether this machine is ready, and say what to do where it is not."),
 }
 """Name of a command, the module whose `run` does it, and what it does."""
 

@@ -28,6 +28,7 @@ __all__ = [
     "check_names",
     "known_options",
     "make_folder",
+    "named_first",
     "nearest",
     "override_thresholds",
     "parse",
@@ -127,6 +128,11 @@ def check_names(cls: type, arguments: Sequence[str], prog: str) -> None:
         near = nearest(name, known)
         lines.append(f"{prog} has no option {name}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
     raise ConfigError("\n".join([*lines, f"All options: {prog} --help"]))
+
+
+def named_first(arguments: Sequence[str]) -> str | None:
+    """Give the first argument, where it is no option."""
+    return arguments[0] if arguments and not arguments[0].startswith("-") else None
 
 
 def known_options(cls: type) -> list[str]:

@@ -1,7 +1,7 @@
 """`eomt train`: train a recipe, changed field by field by the options. Training itself is left to `training`."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +9,11 @@ from typing import Annotated
 import tyro
 
 from eomt.cli.console import LogLines, note, print_json, print_table, printable
-from eomt.cli.options import Switch, known_options, nearest, parse
+from eomt.cli.options import Switch, check_names, known_options, named_first, nearest, parse
+from eomt.cli.recipes import find, summary
 from eomt.config import Recipe
 from eomt.errors import ConfigError
+from eomt.recipes import OWN_DATA
 
 __all__ = ["run"]
 
@@ -20,8 +22,10 @@ DEFAULT_RECIPE = "small"
 DESCRIPTION = """\
 Train a model on your data set. A recipe gives every setting a value; each of
 the options below changes one. The defaults that you see are those of {recipe};
-`eomt train RECIPE --help` shows those of another. Recipes:
+`eomt train RECIPE --help` shows those of another. Recipes for your own data:
 {recipes}
+`eomt recipes ls` also lists the published configurations. A run's recipe.json
+is a recipe too.
 
 Example: eomt train small --data my-data --out runs/first --optim.lr 2e-4"""
 
@@ -33,7 +37,7 @@ class TrainArguments:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(required)")] = None
     """Folder of the run: settings, figures and the trained model."""
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = DEFAULT_RECIPE
-    """Name of the recipe; may be left out."""
+    """Name of the recipe, or a JSON file such as a run's recipe.json; may be left out."""
     data: Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(required)")] = None
     """The data set: a folder or a zip (read as it is, not unpacked). The same as --data.root."""
     init_from: Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = None
@@ -49,9 +53,7 @@ class TrainArguments:
 
 def run(arguments: Sequence[str]) -> int:
     """Train as the arguments say and print the final figures; give the exit code."""
-    from eomt.recipes import RECIPES
-
-    options = _read(arguments, RECIPES)
+    options = _read(arguments)
     recipe, out = _complete(options)
 
     from eomt.training.loop import train
@@ -74,31 +76,25 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _read(arguments: Sequence[str], recipes: Mapping[str, Callable[[], Recipe]]) -> TrainArguments:
+def _read(arguments: Sequence[str]) -> TrainArguments:
     """Read the arguments with the values of the recipe that they name as defaults."""
-    listed = [f"  {name:<8} {(recipe.__doc__ or '').partition(chr(10))[0]}" for name, recipe in recipes.items()]
+    check_names(TrainArguments, arguments, "eomt train")  # before a recipe is sought
+    listed = "\n".join(f"  {name:<8} {summary(name)}" for name in OWN_DATA)
 
     def read(name: str) -> TrainArguments:
-        if name not in recipes:
-            raise ConfigError(_no_recipe(name, recipes))
-        description = DESCRIPTION.format(recipe=name, recipes="\n".join(listed))
-        default = TrainArguments(recipe=name, settings=recipes[name]())
-        return parse(TrainArguments, arguments, "eomt train", description, default)
+        if "=" in name and not Path(name).is_file():
+            option, _, value = name.partition("=")
+            near = nearest(option, known_options(TrainArguments), 1) or [f"--{option}"]
+            raise ConfigError(f"{name} is no recipe; an option is written {near[0]} {value}")
+        recipe, _ = find(name)
+        description = DESCRIPTION.format(recipe=name, recipes=listed)
+        return parse(
+            TrainArguments, arguments, "eomt train", description, TrainArguments(recipe=name, settings=recipe)
+        )
 
-    named_first = arguments[0] if arguments and not arguments[0].startswith("-") else DEFAULT_RECIPE
-    options = read(named_first)
-    return options if options.recipe == named_first else read(options.recipe)
-
-
-def _no_recipe(name: str, recipes: Mapping[str, object]) -> str:
-    """Say that a recipe is not there, and what may have been meant."""
-    if "=" in name:
-        option, _, value = name.partition("=")
-        near = nearest(option, known_options(TrainArguments), 1) or [f"--{option}"]
-        return f"{name} is no recipe; an option is written {near[0]} {value}"
-    near = nearest(name, recipes)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"there is no recipe {name}{hint}\nRecipes: {', '.join(recipes)}"
+    first = named_first(arguments) or DEFAULT_RECIPE
+    options = read(first)
+    return options if options.recipe == first else read(options.recipe)
 
 
 def _complete(options: TrainArguments) -> tuple[Recipe, Path]:
