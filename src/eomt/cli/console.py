@@ -106,15 +106,15 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
-    """Print a table on standard output: the first column is text, the others are figures (– where none)."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]], text: int = 1) -> None:
+    """Print a table on standard output: the first `text` columns are words, the others figures (– where none)."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table()
     for index, column in enumerate(columns):
-        table.add_column(Text(printable(column)), justify="right" if index else "left", no_wrap=True)
+        table.add_column(Text(printable(column)), justify="left" if index < text else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     print(printable(title))
