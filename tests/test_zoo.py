@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save
 
 from eomt.cli import main
 from eomt.errors import ModelError, ResourceError
+from eomt.recipes import RECIPES
 from eomt.weights import hub as files
 from eomt.weights import zoo
 from hub_server import COMMIT, Hub, Repository
@@ -103,6 +104,21 @@ def test_facts(name: str, score: tuple, queries: int, joint_blocks: int, reposit
     assert model.score[:2] == score
     assert (model.num_queries, model.num_joint_blocks) == (queries, joint_blocks)
     assert model.repository == f"tue-mps/{repository}"
+
+
+def test_models_are_what_their_recipes_build() -> None:
+    for model in zoo.MODELS.values():
+        if model.repository is None or not model.loadable:
+            continue
+        recipe = RECIPES[model.name]()
+        config = recipe.model
+        assert (recipe.task, config.backbone, config.image_size, config.num_queries, config.num_joint_blocks) == (
+            model.task,
+            model.backbone,
+            model.image_size,
+            model.num_queries,
+            model.num_joint_blocks,
+        )
 
 
 @pytest.mark.parametrize(
