@@ -4,6 +4,8 @@ import inspect
 import json
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -180,6 +182,15 @@ def test_rates_of_each_dinov3_layer():
 def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
     assert main([*arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "arguments", [["recipes", "ls"], ["recipes", "show", "small"], ["config", "show", "small", "--seed", "1"]]
+)
+def test_all_of_it_is_light(arguments):
+    code = f"import sys; from eomt.cli import main; assert main({arguments}) == 0; "
+    code += "assert not {'torch', 'timm', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_ls(capsys):
