@@ -73,45 +73,6 @@ def test_unmasked_training_equals_inference() -> None:
     assert torch.equal(model(images(), (0.0, 0.0))[-1].mask_logits, model(images())[-1].mask_logits)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "patch", "std"),
-    [
-        ("test_vit", 16, 0.5),
-        ("vit_tiny_patch16_224.augreg_in21k", 16, 0.5),  # AugReg: its own mean and deviation
-        ("vit_small_patch14_dinov2", 14, 0.225),  # no registers
-        ("vit_small_patch14_reg4_dinov2", 16, 0.225),  # registers, another patch
-        ("deit3_small_patch16_224", 16, 0.225),
-        ("vit_small_patch16_dinov3", 16, 0.225),  # rotary
-        ("eva02_tiny_patch14_224", 14, 0.27577711),  # rotary with a position table, average pooling
-    ],
-)
-def test_families(backbone: str, patch: int, std: float) -> None:
-    """Each family runs at a size not its own, with its own normalisation, and trains to the last weight."""
-    config = replace(TOY, backbone=backbone, patch_size=patch, image_size=(4 * patch, 4 * patch), depth=3)
-    model = EoMT(config, num_classes=2)
-    assert model.backbone.pixel_std[0, 2, 0, 0].item() == pytest.approx(std * 255)
-    assert not isinstance(model.backbone.norm, torch.nn.Identity)
-    outputs = model(images(4 * patch, 6 * patch), (1.0, 1.0))
-    sum(part.float().square().mean() for output in outputs for part in output).backward()
-    untouched = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert untouched <= {name for name in untouched if ".fc_norm." in name or ".head." in name}
-
-
-def test_rotary_queries_are_not_rotated() -> None:
-    """Queries in front shift no rotation: patches that do not see them come out as from the bare ViT."""
-    config = replace(TOY, backbone="vit_small_patch16_dinov3", depth=2, num_joint_blocks=1)
-    model = EoMT(config, num_classes=2).eval()
-    tokens, rope = model.backbone.embed(images())
-    count = tokens.shape[1] + 12
-    hidden = torch.ones(2, 1, count, count, dtype=torch.bool)
-    hidden[..., 12:, :12] = False
-    joined = torch.cat([model.queries.weight.expand(2, -1, -1), tokens], dim=1)
-    with_queries = model.backbone.run(1, joined, rope, hidden)[:, 12:]
-    bare = Backbone(config).eval()
-    bare.load_state_dict(model.backbone.state_dict())
-    assert torch.allclose(with_queries, bare.run(1, tokens, rope), atol=1e-5)
-
-
 def test_gradient_checkpointing_changes_nothing() -> None:
     gradients = []
     for checkpointing in (False, True):

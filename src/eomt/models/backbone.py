@@ -1,7 +1,9 @@
 """A plain ViT from timm as the encoder: images to tokens, then block by block.
 
-Hides what differs between timm's families (VisionTransformer and the rotary Eva, where the last norm is kept,
-which mean and deviation the pixels are normalised with). Attention, blocks and weights are timm's.
+Hides what differs between timm's families, each in one place: which models are plain ViTs (`_create`), the mean
+and deviation of the pixels (`Backbone.__init__`), positions and prefix tokens (`embed`), tokens that are not
+rotated (`prepend`), rotations of a block (`run`), the final norm (`norm`). Attention, blocks, sub-norms,
+LayerScale and weights are timm's.
 """
 
 import logging
@@ -11,15 +13,17 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Bool, Float, UInt8
-from safetensors import SafetensorError
-from timm.layers import DropPath
+from safetensors import SafetensorError, safe_open
+from timm.layers import DropPath, PatchEmbed, resample_abs_pos_embed, resample_patch_embed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eomt.config import ModelConfig
 from eomt.errors import ConfigError, ModelError
 
-__all__ = ["Backbone"]
+__all__ = ["Backbone", "resample"]
 
 log = logging.getLogger("eomt")
 
@@ -50,7 +54,9 @@ class Backbone(nn.Module):
         self.num_prefix_tokens: int = self.vit.num_prefix_tokens
         self.patch_size = config.patch_size
         self.gradient_checkpointing = config.gradient_checkpointing
-        self.rotary = getattr(self.vit, "rope", None) is not None
+        self.rotary = isinstance(self.vit, Eva) and self.vit.rope is not None
+        if config.rope_rescale is not None and not self.rotary:
+            raise ConfigError(f"rope_rescale {config.rope_rescale}: {config.backbone} has no rotary embedding")
         for name in ("mean", "std"):
             channels = torch.tensor(self.vit.pretrained_cfg[name]).view(1, 3, 1, 1)
             self.register_buffer(f"pixel_{name}", channels * 255, persistent=False)
@@ -63,7 +69,10 @@ class Backbone(nn.Module):
 
     @property
     def norm(self) -> nn.Module:
-        """The ViT's final norm; timm calls it `fc_norm` where the model was trained with average pooling."""
+        """The ViT's final norm; timm calls it `fc_norm` where the model was trained with average pooling.
+
+        The identity for the few families that have none (RADIO, InternViT, PE-spatial and PE-lang).
+        """
         norm: nn.Module = self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
         return norm
 
@@ -76,9 +85,7 @@ class Backbone(nn.Module):
             )
         vit = self.vit
         pixels = vit.patch_embed((images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
-        if not hasattr(vit, "rope"):
-            return vit.norm_pre(vit.patch_drop(vit._pos_embed(pixels))), None
-        tokens, rope = vit._pos_embed(pixels)
+        tokens, rope = vit._pos_embed(pixels) if isinstance(vit, Eva) else (vit._pos_embed(pixels), None)
         return vit.norm_pre(tokens), rope
 
     def prepend(self, count: int, first_block: int) -> None:
@@ -97,8 +104,8 @@ class Backbone(nn.Module):
         """Run one block; a token attends to those where its row of the mask is True."""
         options: dict[str, Any] = {"attn_mask": attention_mask}
         if self.rotary:
-            mixed = getattr(self.vit, "rope_mixed", False)  # one rotation a block
-            options["rope"] = rope[index] if mixed and rope is not None else rope
+            assert rope is not None
+            options["rope"] = rope[index] if self.vit.rope_mixed else rope  # mixed: one rotation a block
         if self.gradient_checkpointing and self.training:
             tokens = checkpoint(self.blocks[index], tokens, use_reentrant=False, **options)
         else:
@@ -121,6 +128,8 @@ def check(config: ModelConfig) -> None:
         raise ConfigError(f"{config.num_upscale_blocks} upscale blocks: from 0 to 6")
     if config.norm_eps is not None and config.norm_eps <= 0:
         raise ConfigError(f"norm_eps {config.norm_eps}: more than 0")
+    if config.rope_rescale is not None and config.rope_rescale < 1:
+        raise ConfigError(f"rope_rescale {config.rope_rescale}: a factor of at least 1")
     if not 0 <= config.drop_path < 1:
         raise ConfigError(f"drop_path {config.drop_path}: from 0 to below 1")
     if any(side <= 0 or side % config.patch_size for side in config.image_size):
@@ -139,6 +148,8 @@ def create_vit(config: ModelConfig) -> Any:
         "dynamic_img_size": True,
         "drop_path_rate": config.drop_path,
     }
+    if config.rope_rescale is not None:
+        options["rope_rescale_coords"] = config.rope_rescale
     if config.weights == "none":
         return _create(config.backbone, options)
     if config.weights != "auto":
@@ -152,8 +163,11 @@ def create_vit(config: ModelConfig) -> Any:
     else:
         log.info("backbone %s: fetching its weights through timm (cached after the first time)", config.backbone)
     try:
-        return _create(config.backbone, options | {"pretrained": True})
-    except ConfigError:
+        vit = _create(config.backbone, options | {"pretrained": True})
+        if config.weights != "auto":
+            _check_names(Path(config.weights), vit)
+        return vit
+    except (ConfigError, ModelError):
         raise
     except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
@@ -163,12 +177,62 @@ def create_vit(config: ModelConfig) -> Any:
         ) from error
 
 
+def _check_names(path: Path, vit: Any) -> None:
+    """Refuse a file that lacks a block: where timm drops a classifier, it loads what it finds and no more."""
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+    wanted = ["patch_embed.proj.weight", *(f"blocks.{index}.norm1.weight" for index in range(len(vit.blocks)))]
+    if missing := [name for name in wanted if name not in names]:
+        raise ModelError(
+            f"backbone weights {path}: {len(missing)} of {len(wanted)} parts are not there under timm's names "
+            f"(the first is {missing[0]}); give the backbone's own file, as timm saves it"
+        )
+
+
 def _create(name: str, options: dict[str, Any]) -> Any:
-    """Create a timm model. Raises ConfigError for one that is not a plain ViT."""
+    """Create a timm model without its head. Raises ConfigError for one that is not a plain ViT.
+
+    Plain means: patches are cut by one convolution, and positions come from a table or a rotation of any size.
+    That leaves out pyramids, convolutional stems, windows (SAM) and relative position tables of one size (BEiT).
+    """
+    advice = "take one like vit_small_patch14_reg4_dinov2"
     try:
         vit = timm.create_model(name, **options)
-    except TypeError as error:  # other families do not take these options
-        raise ConfigError(f"backbone {name} is not a plain ViT ({error})") from error
-    if not all(hasattr(vit, part) for part in ("blocks", "embed_dim", "num_prefix_tokens", "_pos_embed")):
-        raise ConfigError(f"backbone {name} is not a plain ViT; take one like vit_small_patch14_reg4_dinov2")
+    except (TypeError, AssertionError) as error:  # other families do not take these options, or not these values
+        if "rope_rescale_coords" in str(error):
+            raise ConfigError(f"rope_rescale: {name} has no rotary embedding that can be rescaled") from error
+        reason = str(error) or "its patches cannot have this size"
+        raise ConfigError(f"backbone {name} is not a plain ViT ({reason}); {advice}") from error
+    if not isinstance(vit, VisionTransformer | Eva):
+        raise ConfigError(f"backbone {name} is not a plain ViT but timm's {type(vit).__name__}; {advice}")
+    if not isinstance(vit.patch_embed, PatchEmbed):
+        stem = type(vit.patch_embed).__name__
+        raise ConfigError(f"backbone {name} is not a plain ViT: it has a convolutional stem ({stem}); {advice}")
+    vit.reset_classifier(0, "")  # drops the attention that pools the tokens for a class (SigLIP)
     return vit
+
+
+def resample(state: dict[str, Tensor], old: ModelConfig, new: ModelConfig) -> dict[str, Tensor]:
+    """Bring an EoMT's weights from one view and patch size to another, as timm does when it loads a backbone.
+
+    Resamples the position table (bicubic; entries of prefix tokens stay) and the patch kernel (FlexiViT's
+    pseudo-inverse). Rotary families have no table, or one beside the rotation. All else, and all where nothing
+    differs, is the same tensors; `state` is not changed. Raises ModelError for a table that does not fit `old`.
+    """
+    table, kernel = "backbone.vit.pos_embed", "backbone.vit.patch_embed.proj.weight"
+    resampled = dict(state)
+    if kernel in state:
+        resampled[kernel] = resample_patch_embed(state[kernel], [new.patch_size, new.patch_size])
+    if table in state:
+        old_grid, new_grid = ([side // config.patch_size for side in config.image_size] for config in (old, new))
+        tokens = (state.get(f"backbone.vit.{kind}_token") for kind in ("cls", "dist", "reg"))
+        prefix = sum(token.shape[1] for token in tokens if token is not None)
+        entries = state[table].shape[1]
+        count = entries - old_grid[0] * old_grid[1]  # of prefix tokens: all of them are in the table, or none
+        if count not in (0, prefix):
+            raise ModelError(
+                f"{table} has {entries} entries; a view of {'x'.join(map(str, old.image_size))} pixels has "
+                f"{old_grid[0]}x{old_grid[1]} patches of {old.patch_size}, and {prefix} prefix tokens"
+            )
+        resampled[table] = resample_abs_pos_embed(state[table], new_grid, old_grid, num_prefix_tokens=count)
+    return resampled
