@@ -258,11 +258,11 @@ def test_starts_from_a_trained_model(shapes: Path, tmp_path: Path, caplog: pytes
 
 
 def test_a_trained_model_brings_its_architecture(shapes: Path, tmp_path: Path) -> None:
-    """View, queries and joint blocks are the trained model's, in training and in the recipe left behind."""
+    """Queries and joint blocks are the trained model's, the view is the recipe's, and the recipe left says so."""
     train(recipe(shapes, steps=1), tmp_path / "first")
     other = replace(TOY, image_size=(96, 96), num_queries=5, num_joint_blocks=1, gradient_checkpointing=True)
     result = train(recipe(shapes, steps=1, model=other), tmp_path / "second", init_from=tmp_path / "first")
-    expected = replace(TOY, gradient_checkpointing=True)
+    expected = replace(TOY, image_size=(96, 96), gradient_checkpointing=True)
     assert result.segmenter.info.model == expected
     assert from_json(Recipe, json.loads((tmp_path / "second/recipe.json").read_text())).model == expected
 

@@ -4,7 +4,6 @@ from functools import cache
 
 import pytest
 import torch
-from hugging_face import ours
 from torch import Tensor, nn
 from transformers import (
     EomtConfig,
@@ -15,6 +14,7 @@ from transformers import (
 
 from eomt.config import ModelConfig
 from eomt.models.eomt import EoMT
+from eomt.weights.names import HUGGING_FACE, HUGGING_FACE_DINOV3, to_ours
 
 TOLERANCE = 1e-5  # of the largest logit
 BLOCKS, QUERIES, CLASSES = 4, 9, 5
@@ -57,7 +57,7 @@ def pair(backbone: str, size: int, width: int, heads: int, joint: int) -> tuple[
         ),
         CLASSES,
     )
-    model.load_state_dict(ours(theirs.state_dict(), rotary))
+    model.load_state_dict(to_ours(theirs.state_dict(), HUGGING_FACE_DINOV3 if rotary else HUGGING_FACE))
     return model.eval(), theirs.eval()
 
 

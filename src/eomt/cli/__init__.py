@@ -18,6 +18,10 @@ __all__ = ["main"]
 COMMANDS = {
     "train": ("eomt.cli.train", "Train or fine-tune a model on your data set."),
     "eval": ("eomt.cli.evaluate", "Measure a model on an annotated data set: PQ, mask AP, mIoU."),
+    "convert": (
+        "eomt.cli.convert",
+        "Read a model in any layout, write it in another: ours, Hugging Face's, the authors'.",
+    ),
     "predict": ("eomt.cli.predict", "Segment images: overlays, label maps, panoptic PNG and COCO files."),
     "recipes": ("eomt.cli.recipes", "List the recipes that `eomt train` knows; show one."),
     "config": ("eomt.cli.config", "Show every setting of a training run, and where it comes from."),

@@ -13,7 +13,7 @@ from typing import Any
 
 from eomt.errors import ConfigError, EomtError, ResourceError
 
-__all__ = ["LogLines", "note", "print_json", "print_table", "printable", "progress", "report"]
+__all__ = ["LogLines", "log_lines", "note", "print_json", "print_table", "printable", "progress", "report"]
 
 QUIET_SECONDS = 10.0
 """Where standard error is no terminal, progress is a line at most so often."""
@@ -47,6 +47,18 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
         note(record.getMessage())
+
+
+@contextmanager
+def log_lines() -> Iterator[None]:
+    """Show what the package logs as lines on standard error."""
+    log, lines = logging.getLogger("eomt"), LogLines()
+    log.setLevel(logging.INFO)
+    log.addHandler(lines)
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
 
 
 def report(error: Exception, with_traceback: bool) -> int:

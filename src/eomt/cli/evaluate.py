@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from eomt.cli.console import print_json, print_table, printable, progress
+from eomt.cli.console import log_lines, print_json, print_table, printable, progress
 from eomt.cli.options import (
     TASKS,
+    ClassSource,
     Device,
     ImageSize,
     ModelSource,
@@ -52,7 +53,11 @@ class EvalArguments:
     split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "val"
     """Part of the data set to measure on; a name that is not there is answered with those that are."""
     model: ModelSource = "bundled"
-    """A trained model: the folder of a run or of a saved model, or the one that comes with eomt."""
+    """A trained model: the folder of a run or of a model, a file of weights, a published name (eomt models ls) or
+    OWNER/NAME of a repository; by default the one that comes with eomt."""
+    classes: ClassSource = None
+    """Its classes, where its file does not name them: coco-panoptic, coco-instance, ade20k-panoptic,
+    ade20k-semantic, cityscapes-semantic, or a categories.json or classes.txt."""
     task: Annotated[
         tuple[TaskName, ...],
         tyro.conf.arg(metavar=f"{TASKS}...", help_behavior_hint="(default: all that suit model and data)"),
@@ -96,7 +101,10 @@ def run(arguments: Sequence[str]) -> int:
     from eomt.evaluation.evaluate import evaluate
     from eomt.inference.segmenter import Segmenter
 
-    segmenter = Segmenter.from_pretrained(options.model, device=options.device)
+    with log_lines():
+        segmenter = Segmenter.from_pretrained(
+            options.model, options.device, task=options.task[0] if options.task else None, classes=options.classes
+        )
     thresholds = override_thresholds(
         segmenter.thresholds, options.score, options.mask, options.overlap, options.max_detections
     )

@@ -18,6 +18,7 @@ __all__ = [
     "OWN",
     "TASKS",
     "Action",
+    "ClassSource",
     "Device",
     "ImageSize",
     "ModelSource",
@@ -44,6 +45,8 @@ TASKS = "{semantic,instance,panoptic}"
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 """A flag without a `--no-` twin."""
 ModelSource = Annotated[str, tyro.conf.arg(metavar="MODEL")]
+ClassSource = Annotated[str | None, tyro.conf.arg(metavar="CLASSES", help_behavior_hint=OWN)]
+"""Name of a class table, or the path of a file."""
 Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
 OwnShare = Annotated[float | None, tyro.conf.DisallowNone, tyro.conf.arg(metavar="0..1", help_behavior_hint=OWN)]
 """A share or a probability; None is the model's own."""

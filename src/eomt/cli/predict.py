@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from eomt.cli.console import note, print_json, printable, progress
+from eomt.cli.console import log_lines, note, print_json, printable, progress
 from eomt.cli.options import (
     OWN,
     TASKS,
+    ClassSource,
     Device,
     ImageSize,
     ModelSource,
@@ -64,7 +65,11 @@ class PredictArguments:
     """PNG, JPEG, WebP, TIFF, BMP or GIF files, folders (the images directly inside) and quoted patterns such as
     'photos/**/*.jpg', in any number."""
     model: ModelSource = "bundled"
-    """A trained model: the folder of a run or of a saved model, or the one that comes with eomt."""
+    """A trained model: the folder of a run or of a model, a file of weights, a published name (eomt models ls) or
+    OWNER/NAME of a repository; by default the one that comes with eomt."""
+    classes: ClassSource = None
+    """Its classes, where its file does not name them: coco-panoptic, coco-instance, ade20k-panoptic,
+    ade20k-semantic, cityscapes-semantic, or a categories.json or classes.txt."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("predictions")
     """Folder of the results; it is made when missing."""
     task: Annotated[TaskName | None, tyro.conf.arg(metavar=TASKS, help_behavior_hint=OWN)] = None
@@ -172,7 +177,10 @@ def _predict_all(options: PredictArguments, files: list[Path], failures: list[Fa
     from eomt.inference.results import ResultFolder, image_numbers, result_names
     from eomt.inference.segmenter import Segmenter
 
-    segmenter = Segmenter.from_pretrained(options.model, device=options.device)
+    with log_lines():
+        segmenter = Segmenter.from_pretrained(
+            options.model, options.device, task=options.task, classes=options.classes
+        )
     thresholds = override_thresholds(
         segmenter.thresholds, options.score, options.mask, options.overlap, options.max_detections
     )

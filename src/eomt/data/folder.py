@@ -232,23 +232,41 @@ def _pair(archive: Archive, split: str) -> tuple[tuple[str, str, str], ...]:
     return tuple((stem, name, masks[stem]) for stem, name in images.items())
 
 
+def read_categories(path: Path | str) -> tuple[Category, ...]:
+    """Read the classes of a `categories.json` or a `classes.txt` (any name with that suffix). Raises DataError."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if path.suffix == ".json":
+        return _code_from_json_file(content, str(path)).categories
+    return _code_from_names(content, str(path)).categories
+
+
 def _read_code(archive: Archive) -> MaskCode:
     if archive.exists("categories.json"):
-        where = archive.where("categories.json")
-        try:
-            content = json.loads(archive.read("categories.json").decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: not valid JSON ({error}); correct it") from error
-        return _checked(_code_from_json(content, where), where)
+        return _code_from_json_file(archive.read("categories.json"), archive.where("categories.json"))
     if archive.exists("classes.txt"):
-        where = archive.where("classes.txt")
-        try:
-            names = archive.read("classes.txt").decode("utf-8-sig").rstrip().splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where}: not UTF-8 text ({error}); save it as UTF-8") from error
-        entries = [{"name": name.strip(), "is_thing": False} for name in names]
-        return _checked(_code_from_json(entries, where), where)
+        return _code_from_names(archive.read("classes.txt"), archive.where("classes.txt"))
     raise DataError(f"{archive.path}: neither categories.json nor classes.txt; {_LAYOUT}")
+
+
+def _code_from_json_file(content: bytes, where: str) -> MaskCode:
+    try:
+        values = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}); correct it") from error
+    return _checked(_code_from_json(values, where), where)
+
+
+def _code_from_names(content: bytes, where: str) -> MaskCode:
+    try:
+        names = content.decode("utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text ({error}); save it as UTF-8") from error
+    entries = [{"name": name.strip(), "is_thing": False} for name in names]
+    return _checked(_code_from_json(entries, where), where)
 
 
 def _code_from_json(content: Any, where: str) -> MaskCode:

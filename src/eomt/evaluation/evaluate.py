@@ -105,6 +105,8 @@ def suitable_tasks(segmenter: Segmenter, data: tuple[Category, ...]) -> tuple[Ta
     That is every task for a panoptic model, or one that knows both things and stuff, else the model's own task;
     and semantic only where the data take for stuff what the model takes for things, or the other way round.
     """
+    if segmenter.task == "semantic":  # its classes may be told apart as things and stuff all the same
+        return ("semantic",)
     if _of_other_kind(data, segmenter.categories):
         return ("semantic",)
     kinds = {category.is_thing for category in segmenter.categories}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from eomt.categories import Category
+from eomt.categories import CLASS_TABLES, Category
 from eomt.config import Precision, TaskName, Thresholds
 from eomt.data.images import read_image
 from eomt.devices import choose_device, choose_precision
@@ -25,6 +25,7 @@ from eomt.tasks import TASKS
 from eomt.types import Prediction, QueryLogits
 from eomt.weights import checkpoint
 from eomt.weights.checkpoint import ModelInfo, Storage
+from eomt.weights.source import Classes, Told, load
 
 __all__ = ["ImageLike", "Segmenter"]
 
@@ -44,14 +45,29 @@ class Segmenter:
         self.info = info
 
     @classmethod
-    def from_pretrained(cls, source: str | Path = checkpoint.BUNDLED, device: str = "auto") -> "Segmenter":
-        """Load the bundled model, a checkpoint folder or a run folder. Raises ModelError.
+    def from_pretrained(
+        cls,
+        source: str | Path = checkpoint.BUNDLED,
+        device: str = "auto",
+        *,
+        task: TaskName | None = None,
+        classes: Classes | None = None,
+        image_size: tuple[int, int] | None = None,
+        base: str | None = None,
+    ) -> "Segmenter":
+        """Load a model: a folder of ours or a run, one of Hugging Face's layout, or a file of the authors'.
+
+        `source` may also be `bundled`, a published name (`eomt models ls`) or OWNER/NAME of a repository; these
+        are fetched unless they are in the cache. The rest says what a file leaves open, or otherwise: the task,
+        the classes (name of a class table, path of a categories.json or classes.txt, or categories), the size of
+        the view, to which positions are resampled; `base` is where DINOv3's own weights are, for the authors'
+        files that hold differences from them. Raises ModelError or ConfigError.
 
         >>> segmenter = Segmenter.from_pretrained("bundled", device="cpu")
         >>> [category.name for category in segmenter.categories]
         ['nucleus', 'background']
         """
-        model, info = checkpoint.load(source)
+        model, info = load(source, Told(task=task, classes=classes, image_size=image_size, base=base))
         return cls(model, info, device)
 
     def save(self, folder: str | Path, storage: Storage = "fp32") -> None:
@@ -60,12 +76,18 @@ class Segmenter:
 
     @property
     def task(self) -> TaskName:
-        """The task that is meant when a call names none."""
-        return self.info.task
+        """The task that is meant when a call names none. Raises ConfigError where the model's files name none."""
+        return self.check_task(None)
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """The classes that the model knows."""
+        """The classes that the model knows. Raises ConfigError where its files do not name them."""
+        if not self.info.categories:
+            count = self.model.class_head.out_features - 1
+            raise ConfigError(
+                f"the model's file does not say what its {count} classes are: give --classes (classes=), one of "
+                f"{', '.join(CLASS_TABLES)} or a categories.json or classes.txt"
+            )
         return self.info.categories
 
     @property
@@ -105,7 +127,7 @@ class Segmenter:
 
         So many images are open at once; of the others, only their predictions are held.
         """
-        chosen = TASKS[self.check_task(task)]
+        chosen, categories = TASKS[self.check_task(task)], self.categories
         if batch_size < 1:
             raise ConfigError(f"batch size {batch_size}: at least 1")
         predictions: list[Prediction] = []
@@ -114,16 +136,18 @@ class Segmenter:
             pixels = [torch.from_numpy(read_image(image)).permute(2, 0, 1) for image in part]
             seen = self.look(pixels, chosen.fit, image_size=image_size, precision=precision, batch_size=batch_size)
             predictions += [
-                chosen.decode(logits, tiling, self.categories, thresholds or self.thresholds)
-                for logits, tiling in seen
+                chosen.decode(logits, tiling, categories, thresholds or self.thresholds) for logits, tiling in seen
             ]
         return predictions
 
     def check_task(self, task: str | None) -> TaskName:
-        """Give the task that is asked for, or the model's own. Raises ConfigError for an unknown one."""
-        if task is not None and task not in TASKS:
+        """Give the task that is asked for, or the model's own. Raises ConfigError for an unknown one, or none."""
+        chosen = task or self.info.task
+        if chosen is None:
+            raise ConfigError(f"the model's file does not say its task: give --task (task=), {', '.join(TASKS)}")
+        if chosen not in TASKS:
             raise ConfigError(f"task {task!r}: known are {', '.join(TASKS)}")
-        return task or self.task
+        return chosen
 
     @torch.inference_mode()
     def look(

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from eomt.config import ModelConfig
 from eomt.errors import ConfigError, ModelError
 
-__all__ = ["Backbone", "resample"]
+__all__ = ["Backbone", "pixel_statistics", "resample"]
 
 log = logging.getLogger("eomt")
 
@@ -58,7 +58,7 @@ class Backbone(nn.Module):
         if config.rope_rescale is not None and not self.rotary:
             raise ConfigError(f"rope_rescale {config.rope_rescale}: {config.backbone} has no rotary embedding")
         for name in ("mean", "std"):
-            channels = torch.tensor(self.vit.pretrained_cfg[name]).view(1, 3, 1, 1)
+            channels = torch.tensor(pixel_statistics(config.backbone)[name]).view(1, 3, 1, 1)
             self.register_buffer(f"pixel_{name}", channels * 255, persistent=False)
 
     @property
@@ -111,6 +111,12 @@ class Backbone(nn.Module):
         else:
             tokens = self.blocks[index](tokens, **options)
         return tokens
+
+
+def pixel_statistics(backbone: str) -> dict[str, tuple[float, float, float]]:
+    """Give the `mean` and `std` of red, green and blue (of 1) that a backbone's pixels are normalised by."""
+    known = timm.get_pretrained_cfg(backbone)
+    return {"mean": known.mean, "std": known.std}
 
 
 def check(config: ModelConfig) -> None:

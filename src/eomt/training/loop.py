@@ -33,8 +33,8 @@ from eomt.training.loss import count_masks, segmentation_loss
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
 from eomt.training.track import Track
 from eomt.types import Batch, Dataset, Target
-from eomt.weights import checkpoint
 from eomt.weights.checkpoint import ModelInfo
+from eomt.weights.source import Told, load
 
 __all__ = ["TrainResult", "train"]
 
@@ -78,8 +78,9 @@ def train(
 
     The data come from `recipe.data.root`, or from the two arguments: anything with the `Dataset` protocol. Where
     there is no validation split, a part of the training split is cut off, and said. `init_from` starts from a
-    trained model, whose architecture (view, queries, joint blocks, ...) is then used; its class head is kept only
-    if the classes are the same. The recipe in the run folder is the one that ran.
+    trained model, anything that `Segmenter.from_pretrained` takes: its backbone, queries and joint blocks are then
+    used; view and patches stay the recipe's, to which its positions and patches are resampled; its class head is
+    kept only if the classes are the same. The recipe in the run folder is the one that ran.
 
     Raises ConfigError when `out` holds something already, DataError, ModelError, and NonFiniteError when the
     loss or a gradient is not finite. Nothing is written before data and model are at hand. Ctrl-C leaves the last
@@ -104,7 +105,7 @@ def train(
         Track(open_run(folder, recipe), progress.steps) as track,
     ):
         if init_from is not None:
-            log.info("starting from %s; its architecture replaces the recipe's", init_from)
+            log.info("starting from %s; its backbone, queries and joint blocks replace the recipe's", init_from)
         precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
         announce(recipe, info, segmenter, train_data, val_data, progress, precision)
         try:
@@ -314,7 +315,8 @@ def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[
     info = ModelInfo(recipe.task, data.categories, recipe.model, recipe.thresholds)
     if init_from is None:
         return EoMT(recipe.model, len(data.categories)), info
-    trained, old = checkpoint.load(init_from)
+    told = Told(image_size=recipe.model.image_size, patch_size=recipe.model.patch_size)
+    trained, old = load(init_from, told)
     # What is no architecture stays the recipe's: how memory is spared, and whether prediction masks attention.
     own = replace(
         old.model,

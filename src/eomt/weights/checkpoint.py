@@ -2,7 +2,7 @@
 
 `config.json` names the weights file and its sha256 and is replaced last and at once, so that a reader finds the
 old checkpoint or the new one. Weights may be stored in 8 bits; they are fp32 in memory. Other projects' formats
-are left to `convert`.
+are left to `authors` and `hugging_face`.
 """
 
 import hashlib
@@ -22,42 +22,61 @@ from eomt.categories import Category
 from eomt.config import ModelConfig, TaskName, Thresholds, from_json, to_json
 from eomt.errors import ConfigError, ModelError
 from eomt.files import write_aside
+from eomt.models.blank import Blank
 from eomt.models.eomt import EoMT
 
-__all__ = ["BUNDLED", "ModelInfo", "Storage", "load", "save"]
+__all__ = [
+    "BUNDLED",
+    "ModelInfo",
+    "Storage",
+    "build",
+    "find",
+    "info_from_json",
+    "info_to_json",
+    "load",
+    "read",
+    "save",
+]
 
 FORMAT = 1
 BUNDLED = "bundled"
 """The name of the model that comes with the package."""
 SCALE = ":scale"
+LISTED = 8
+"""So many names of weights that do not fit are listed."""
+State = dict[str, Tensor]
 Storage = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is, beside its weights."""
+    """What a model is, beside its weights.
 
-    task: TaskName
+    Files of other projects may leave open what they are for: then there is no task, or there are no categories.
+    """
+
+    task: TaskName | None
     categories: tuple[Category, ...]
     model: ModelConfig
     thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 def save(model: EoMT, info: ModelInfo, folder: Path, storage: Storage = "fp32") -> None:
-    """Write a checkpoint; one that is there already is replaced at once, when all is written."""
+    """Write a checkpoint; one that is there already is replaced at once, when all is written.
+
+    Raises ConfigError for a model of which task or categories are not known.
+    """
+    if info.task is None or not info.categories:
+        raise ConfigError(
+            "a model is saved with its task and its categories, which its file did not tell: give task= and "
+            "classes= (--task, --classes)"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     weights = save_safetensors(_encode(state, storage))
     digest = hashlib.sha256(weights).hexdigest()
     name = f"model-{digest[:8]}.safetensors"
-    config = {
-        "format": FORMAT,
-        "task": info.task,
-        "categories": [category._asdict() for category in info.categories],
-        "model": to_json(replace(info.model, weights="none")),  # they are in the file; a path would lead nowhere
-        "thresholds": to_json(info.thresholds),
-        "weights": {"file": name, "sha256": digest},
-    }
+    config = {"format": FORMAT, **info_to_json(info), "weights": {"file": name, "sha256": digest}}
     write_aside(folder / name, weights)
     write_aside(folder / "config.json", json.dumps(config, indent=1).encode())
     for stale in folder.glob("model-*.safetensors"):
@@ -65,10 +84,10 @@ def save(model: EoMT, info: ModelInfo, folder: Path, storage: Storage = "fp32") 
             stale.unlink()
 
 
-def load(source: str | Path) -> tuple[EoMT, ModelInfo]:
+def read(source: str | Path) -> tuple[ModelInfo, State]:
     """Read a checkpoint: the bundled one, a checkpoint folder, or a run folder (its best, else its last).
 
-    Raises ModelError when it is absent, damaged or of another shape.
+    Raises ModelError when it is absent or damaged.
     """
     folder = find(source)
     try:
@@ -82,11 +101,49 @@ def load(source: str | Path) -> tuple[EoMT, ModelInfo]:
             f"model {folder / file}: its content is not what config.json promises (sha256); copy it anew"
         )
     try:
-        model = EoMT(replace(info.model, weights="none"), len(info.categories))
-        model.load_state_dict(_decode(load_safetensors(weights)))
-    except (SafetensorError, RuntimeError, ConfigError) as error:
-        raise ModelError(f"model {folder / file}: its weights do not fit config.json ({error})") from error
-    return model.eval(), info
+        return info, _decode(load_safetensors(weights))
+    except SafetensorError as error:
+        raise ModelError(f"model {folder / file}: not a safetensors file ({error})") from error
+
+
+def load(source: str | Path) -> tuple[EoMT, ModelInfo]:
+    """Read a checkpoint and make its model. Raises ModelError when it is absent, damaged or of another shape."""
+    info, state = read(source)
+    return build(info, state, source), info
+
+
+def build(info: ModelInfo, state: State, where: object) -> EoMT:
+    """Make the model of a state. Raises ModelError with the names of the weights that do not fit."""
+    try:
+        num_classes = len(info.categories) or len(state["class_head.weight"]) - 1
+        with Blank():
+            model = EoMT(replace(info.model, weights="none"), num_classes)
+    except (KeyError, ConfigError) as error:
+        raise ModelError(f"model {where}: its configuration cannot be used ({error})") from error
+    wanted = model.state_dict()
+    complaints = {
+        "missing": sorted(set(wanted) - set(state)),
+        "not of this model": sorted(set(state) - set(wanted)),
+        "of another shape": [
+            f"{name} {_shape(state[name])} instead of {_shape(value)}"
+            for name, value in wanted.items()
+            if name in state and state[name].shape != value.shape
+        ],
+    }
+    if any(complaints.values()):
+        told = "; ".join(f"{kind}: {_listed(names)}" for kind, names in complaints.items() if names)
+        raise ModelError(f"model {where}: its weights do not fit its architecture ({info.model.backbone}). {told}")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def find(source: str | Path) -> Path:
@@ -103,10 +160,18 @@ def find(source: str | Path) -> Path:
     )
 
 
-def _parse(config: Any) -> tuple[ModelInfo, str, str]:
-    """Read `config.json`'s values, trusting none of them."""
-    if config["format"] != FORMAT:
-        raise ConfigError(f"format {config['format']!r}; this version reads format {FORMAT}")
+def info_to_json(info: ModelInfo) -> dict[str, Any]:
+    """Turn what a model is into what `json` can write; `info_from_json` reads it back."""
+    return {
+        "task": info.task,
+        "categories": [category._asdict() for category in info.categories],
+        "model": to_json(replace(info.model, weights="none")),  # they are in the file; a path would lead nowhere
+        "thresholds": to_json(info.thresholds),
+    }
+
+
+def info_from_json(config: Any) -> ModelInfo:
+    """Read what a model is, trusting no value. Raises ConfigError, KeyError, TypeError or ValueError."""
     if config["task"] not in ("semantic", "instance", "panoptic"):
         raise ConfigError(f"task {config['task']!r} is not semantic, instance or panoptic")
     categories = tuple(
@@ -114,16 +179,24 @@ def _parse(config: Any) -> tuple[ModelInfo, str, str]:
         for c in config["categories"]
         for r, g, b in [c["color"]]
     )
-    file = str(config["weights"]["file"])
-    if Path(file).name != file:
-        raise ConfigError(f"weights file {file!r} is not a plain file name")
-    info = ModelInfo(
+    return ModelInfo(
         config["task"],
         categories,
         from_json(ModelConfig, config["model"], "model"),
         from_json(Thresholds, config["thresholds"], "thresholds"),
     )
-    return info, file, str(config["weights"]["sha256"])
+
+
+def _parse(config: Any) -> tuple[ModelInfo, str, str]:
+    """Read `config.json`: what the model is, and the name and the digest of its weights."""
+    if config["format"] != FORMAT:
+        raise ConfigError(f"format {config['format']!r}; this version reads format {FORMAT}")
+    if not config["categories"]:
+        raise ConfigError("it lists no categories")
+    file = str(config["weights"]["file"])
+    if Path(file).name != file:
+        raise ConfigError(f"weights file {file!r} is not a plain file name")
+    return info_from_json(config), file, str(config["weights"]["sha256"])
 
 
 def _encode(state: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:

@@ -1,0 +1,139 @@
+"""Recognise a model by the shapes of its weights, where a file does not say what it is.
+
+Only the families that published EoMT models have: DINOv2 and DINOv3. Heads are 64 wide in all of them.
+"""
+
+from math import isqrt
+from typing import NamedTuple
+
+from torch import Tensor
+
+from eomt.config import ModelConfig, TaskName
+from eomt.errors import ModelError
+from eomt.weights.names import VIT
+
+__all__ = ["BACKBONES", "KNOWN_CLASSES", "num_classes", "recognise"]
+
+KNOWN_CLASSES: dict[int, tuple[str, TaskName | None]] = {
+    133: ("coco_panoptic", "panoptic"),
+    80: ("coco_instance", "instance"),
+    150: ("ade20k_panoptic", None),
+}
+"""Class tables that a number of classes gives away, and the task. ADE20K's 150 are the same for two tasks."""
+
+
+class Shape(NamedTuple):
+    """What tells one backbone from another."""
+
+    width: int
+    depth: int
+    registers: int
+    hidden: int
+    """Columns of an MLP's second matrix."""
+    gated: bool
+    dinov3: bool
+
+
+def _family(stem: str, registers: int, dinov3: bool, gated: str) -> dict[str, Shape]:
+    sizes = {
+        "small": (384, 12, 1536),
+        "small_plus": (384, 12, 1536),
+        "base": (768, 12, 3072),
+        "large": (1024, 24, 4096),
+        "huge_plus": (1280, 32, 5120),
+        "giant": (1536, 40, 4096),
+    }
+    known = (
+        ("small", "small_plus", "base", "large", "huge_plus") if dinov3 else ("small", "base", "large", "giant")
+    )
+    return {
+        stem.format(name): Shape(width, depth, registers, hidden, name in gated.split(), dinov3)
+        for name, (width, depth, hidden) in sizes.items()
+        if name in known
+    }
+
+
+BACKBONES = {
+    **_family("vit_{}_patch14_reg4_dinov2", 4, dinov3=False, gated="giant"),
+    **_family("vit_{}_patch14_dinov2", 0, dinov3=False, gated="giant"),
+    **_family("vit_{}_patch16_dinov3_qkvb", 4, dinov3=True, gated="small_plus huge_plus"),
+}
+"""Shapes by timm's names."""
+
+
+def num_classes(state: dict[str, Tensor]) -> int:
+    """Count the classes that a state's class head knows, without *no object*."""
+    return len(state["class_head.weight"]) - 1
+
+
+def recognise(
+    state: dict[str, Tensor], where: object, num_joint_blocks: int, image_size: tuple[int, int] | None = None
+) -> ModelConfig:
+    """Give the architecture that a state under our names belongs to.
+
+    The view is the one that the table of positions was made for; `image_size` says it where there is no table, or
+    no square one. Raises ModelError where a part is missing or no known backbone has these shapes.
+    """
+    try:
+        shape = _shape(state)
+        patch = state[f"{VIT}.patch_embed.proj.weight"].shape[-1]
+        queries = len(state["queries.weight"])
+        num_classes(state)
+    except KeyError as error:
+        raise ModelError(f"model {where}: it has no {error}, so it is no EoMT model of a known layout") from error
+    names = [name for name, known in BACKBONES.items() if known._replace(depth=shape.depth) == shape]
+    if not names or shape.depth > BACKBONES[names[0]].depth:
+        raise ModelError(
+            f"model {where}: no known backbone is {shape.width} wide with {shape.depth} blocks, {shape.registers} "
+            f"registers and MLPs of {shape.hidden}; known are {', '.join(BACKBONES)}"
+        )
+    return ModelConfig(
+        backbone=names[0],
+        weights="none",
+        image_size=_view(state, patch, image_size, where),
+        patch_size=patch,
+        depth=None if shape.depth == BACKBONES[names[0]].depth else shape.depth,
+        num_queries=queries,
+        num_joint_blocks=num_joint_blocks,
+        num_upscale_blocks=_count(state, "upscale."),
+    )
+
+
+def _shape(state: dict[str, Tensor]) -> Shape:
+    block = f"{VIT}.blocks.0"
+    gate_apart = f"{block}.mlp.fc1_g.weight" in state
+    hidden = state[f"{block}.mlp.fc2.weight"].shape[1]
+    registers = state.get(f"{VIT}.reg_token")
+    return Shape(
+        width=state[f"{VIT}.cls_token"].shape[-1],
+        depth=_count(state, f"{VIT}.blocks."),
+        registers=0 if registers is None else registers.shape[-2],
+        hidden=hidden,
+        gated=gate_apart or len(state[f"{block}.mlp.fc1.weight"]) == 2 * hidden,
+        dinov3=f"{VIT}.pos_embed" not in state,
+    )
+
+
+def _count(state: dict[str, Tensor], prefix: str) -> int:
+    """Count the numbered parts that begin so."""
+    return len({name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)})
+
+
+def _view(
+    state: dict[str, Tensor], patch: int, image_size: tuple[int, int] | None, where: object
+) -> tuple[int, int]:
+    positions = state.get(f"{VIT}.pos_embed")
+    side = 0 if positions is None else isqrt(positions.shape[-2])
+    if positions is not None and side * side == positions.shape[-2]:
+        return side * patch, side * patch
+    if image_size is not None:
+        return image_size
+    if positions is None:
+        raise ModelError(
+            f"model {where}: its weights do not tell the size of its view (DINOv3 has no table of positions); "
+            "give --image-size HEIGHT WIDTH (image_size=), 640 640 for most published ones"
+        )
+    raise ModelError(
+        f"model {where}: {positions.shape[-2]} positions are no square; give --image-size HEIGHT WIDTH "
+        "(image_size=)"
+    )

@@ -1,0 +1,167 @@
+"""The authors' files: Lightning checkpoints and the released `pytorch_model.bin`, in and out.
+
+Their DINOv3 files are differences from DINOv3's own weights ("deltas"), those that one trains oneself are not, and
+nothing in a file says which it is. It is measured here. A file names no task, classes, thresholds or view.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eomt.categories import class_table
+from eomt.config import ModelConfig
+from eomt.errors import ConfigError, ModelError
+from eomt.models.backbone import Backbone, pixel_statistics
+from eomt.weights.architecture import KNOWN_CLASSES, num_classes, recognise
+from eomt.weights.checkpoint import ModelInfo
+from eomt.weights.names import AUTHORS, AUTHORS_DINOV3, DINOV3, VIT, from_ours, to_ours
+from eomt.weights.tensors import read_tensors
+
+__all__ = ["Kind", "read", "tell_kind", "write"]
+
+log = logging.getLogger("eomt")
+
+Kind = Literal["auto", "delta", "absolute"]
+State = dict[str, Tensor]
+MEAN = "network.encoder.pixel_mean"
+JOINT_BLOCKS = {384: 3, 768: 3, 1024: 4, 1280: 4, 1536: 5}
+"""Of the published models, by width; a file without the annealing buffer does not say."""
+NORM_OF_DELTA, MEAN_OF_DELTA = 0.1, 0.01
+"""The weights of a trained backbone's norms are of the order of one; pixels' means are 0.4 to 0.5 (of 1)."""
+
+
+def read(
+    path: Path, base: str | None = None, kind: Kind = "auto", image_size: tuple[int, int] | None = None
+) -> tuple[ModelInfo, State]:
+    """Read a file of the authors' into our names.
+
+    `base` says where DINOv3's own weights are, for a delta file (see `read_base`). What the file does not tell
+    stays open in the result: no task, no categories. Raises ModelError.
+    """
+    theirs = {name.replace("._orig_mod", ""): value for name, value in read_tensors(path).items()}
+    if not any(name.startswith("network.") for name in theirs):
+        raise ModelError(f"model {path}: no weights of EoMT under the authors' names (network....)")
+    dinov3 = any(name.endswith(".layer_scale1.lambda1") for name in theirs)
+    state = to_ours(theirs, AUTHORS_DINOV3 if dinov3 else AUTHORS)
+    state = {name: value.float() for name, value in state.items()}
+    probabilities = theirs.get("network.attn_mask_probs")
+    joint = JOINT_BLOCKS.get(_width(state), 4) if probabilities is None else len(probabilities)
+    model = recognise(state, path, joint, image_size)
+    if dinov3:
+        own = None if base is None else read_base(base, model)
+        state = make_absolute(state, own, kind, theirs.get(MEAN), path)
+    elif kind == "delta":
+        raise ConfigError(f"model {path}: not a DINOv3 model, so it cannot be a delta")
+    table, task = KNOWN_CLASSES.get(num_classes(state), (None, None))
+    if table is not None:
+        log.info("%s: %d classes, taken for those of %s", path, num_classes(state), table)
+    return ModelInfo(task, () if table is None else class_table(table), model), state
+
+
+def read_base(source: str, model: ModelConfig) -> State:
+    """Read the pre-trained backbone that a delta file belongs to, under our names.
+
+    `auto` is timm's copy (fetched, and said); else a safetensors file, or a folder with `model.safetensors`,
+    under Hugging Face's or timm's names. Raises ModelError.
+    """
+    if source == "auto":
+        tensors = Backbone(replace(model, weights="auto")).state_dict()
+        return {f"backbone.{name}": value for name, value in tensors.items()}
+    path = Path(source)
+    tensors = read_tensors(path / "model.safetensors" if path.is_dir() else path)
+    tensors = {name.removeprefix("model.").replace("layers.", "layer."): value for name, value in tensors.items()}
+    if any(name.startswith("layer.") for name in tensors):
+        renamed = to_ours(tensors, DINOV3)
+    else:
+        renamed = {f"{VIT}.{name}": value for name, value in tensors.items()}
+    return {name: value.float() for name, value in renamed.items()}
+
+
+def write(state: State, info: ModelInfo, path: Path) -> None:
+    """Write our state as the authors' code reads it (absolute weights): safetensors by its suffix, else PyTorch's.
+
+    Raises ConfigError for a backbone that their code does not have.
+    """
+    dinov3 = "dinov3" in info.model.backbone
+    if not dinov3 and f"{VIT}.pos_embed" not in state:
+        raise ConfigError(f"the authors' code has no backbone {info.model.backbone}")
+    theirs = from_ours(state, AUTHORS_DINOV3 if dinov3 else AUTHORS)
+    pixels = pixel_statistics(info.model.backbone)
+    theirs |= {
+        "network.attn_mask_probs": torch.full((info.model.num_joint_blocks,), float(info.model.masked_inference)),
+        MEAN: torch.tensor(pixels["mean"]).view(1, 3, 1, 1),
+        "network.encoder.pixel_std": torch.tensor(pixels["std"]).view(1, 3, 1, 1),
+        "criterion.empty_weight": torch.tensor([1.0] * num_classes(state) + [0.1]),
+    }
+    if path.suffix == ".safetensors":
+        save_file(theirs, path)
+    else:
+        torch.save(theirs, path)
+
+
+def make_absolute(state: State, base: State | None, kind: Kind, pixel_mean: Tensor | None, path: Path) -> State:
+    """Add DINOv3's own weights to a delta. Raises ModelError where it is unclear what the weights are."""
+    found = kind if kind != "auto" else tell_kind(state, base, pixel_mean)
+    if found is None:
+        raise ModelError(
+            f"model {path}: it is not clear whether its weights are absolute or differences from DINOv3's own; "
+            "say --kind absolute (a model that you trained) or --kind delta with --base (a released one)"
+        )
+    if found == "absolute":
+        log.info("%s: absolute weights", path)
+        return state
+    if base is None:
+        raise ModelError(
+            f"model {path}: its weights are differences from DINOv3's own, which are needed too. Give --base with "
+            "a folder or safetensors file of facebook/dinov3-... (accept its licence on huggingface.co first), "
+            "or --base auto to fetch timm's copy"
+        )
+    strange = [name for name in state if name.startswith(VIT) and not _same_shape(state, base, name)]
+    if strange:
+        raise ModelError(
+            f"model {path}: --base is another backbone: {', '.join(strange[:5])} are not in it, or of other shapes"
+        )
+    log.info("%s: differences from DINOv3's own weights, which are added", path)
+    return {name: value + base[name] if name.startswith(VIT) else value for name, value in state.items()}
+
+
+def tell_kind(state: State, base: State | None, pixel_mean: Tensor | None) -> Literal["delta", "absolute"] | None:
+    """Tell differences from absolute weights; None where it is unclear.
+
+    With DINOv3's own weights at hand it is measured: a fine-tuned backbone is closer to them than half their
+    length, a difference is shorter than that, and nothing can be both. Without them: a difference has norms about
+    zero and nothing of the pixels' mean, an absolute file has both.
+    """
+    if base is not None:
+        shared = [name for name in base if _same_shape(state, base, name)]
+        half = _length(base[name] for name in shared) / 2
+        if half > 0 and _length(state[name] - base[name] for name in shared) < half:
+            return "absolute"
+        return "delta" if half > 0 and _length(state[name] for name in shared) < half else None
+    own = re.compile(rf"{VIT}\..*norm\d?\.weight")
+    norms = [float(value.abs().mean()) for name, value in state.items() if own.fullmatch(name)]
+    norm, mean = sum(norms) / max(len(norms), 1), None if pixel_mean is None else float(pixel_mean.abs().max())
+    if norm < NORM_OF_DELTA and (mean is None or mean < MEAN_OF_DELTA):
+        return "delta"
+    return "absolute" if norm > 3 * NORM_OF_DELTA and mean is not None and mean > MEAN_OF_DELTA else None
+
+
+def _same_shape(state: State, base: State, name: str) -> bool:
+    return name in state and name in base and state[name].shape == base[name].shape
+
+
+def _length(tensors: Iterable[Tensor]) -> float:
+    """Give the Euclidean length of all tensors as one vector."""
+    return math.sqrt(sum(float(tensor.float().square().sum()) for tensor in tensors))
+
+
+def _width(state: State) -> int:
+    return state["queries.weight"].shape[-1] if "queries.weight" in state else 0

@@ -1,0 +1,287 @@
+"""Hugging Face's layout of `eomt` and `eomt_dinov3`: safetensors, the model's and the processor's configuration.
+
+What their configuration cannot say (task, things and stuff, thresholds) is written under the key `eomt`, which
+transformers keeps and passes by; without it, it is inferred where that is certain and left open where not.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from eomt.categories import Category, class_table, distinct_color
+from eomt.config import ModelConfig
+from eomt.errors import ConfigError, ModelError
+from eomt.files import write_aside
+from eomt.models.backbone import pixel_statistics
+from eomt.models.eomt import num_upscale_blocks
+from eomt.weights.architecture import BACKBONES, KNOWN_CLASSES, num_classes, recognise
+from eomt.weights.card import card
+from eomt.weights.checkpoint import ModelInfo, info_from_json, info_to_json
+from eomt.weights.names import HUGGING_FACE, HUGGING_FACE_DINOV3, from_ours, to_ours
+from eomt.weights.tensors import read_tensors
+
+__all__ = ["MODEL_TYPES", "read", "write"]
+
+log = logging.getLogger("eomt")
+
+State = dict[str, Tensor]
+MODEL_TYPES = {"eomt": HUGGING_FACE, "eomt_dinov3": HUGGING_FACE_DINOV3}
+NORM_EPS = {"eomt": 1e-6, "eomt_dinov3": 1e-5}
+"""Of the backbones as timm has them."""
+INDEX = "model.safetensors.index.json"
+OURS = "eomt"
+"""Key of what is ours in their configuration."""
+
+
+def read(folder: Path, image_size: tuple[int, int] | None = None) -> tuple[ModelInfo, State]:
+    """Read a folder with `config.json`, weights and (if it is there) `preprocessor_config.json`.
+
+    Raises ModelError for a file that cannot be used, or a setting that the model here does not have.
+    """
+    config = _read_json(folder / "config.json")
+    theirs = _read_weights(folder)
+    _check_sum(folder, config)
+    try:
+        layout = MODEL_TYPES[config["model_type"]]
+        _refuse_other_kinds(config, folder)
+        state = {name: value.float() for name, value in to_ours(theirs, layout).items()}
+        model = recognise(state, folder, int(config["num_blocks"]), image_size or _view(config))
+        eps = float(config["layer_norm_eps"])
+        processor = _read_json(folder / "preprocessor_config.json", optional=True)
+        model = replace(
+            model,
+            norm_eps=None if eps == NORM_EPS[config["model_type"]] else eps,
+            masked_inference=_is_masked(theirs.get("attn_mask_probs"), folder),
+        )
+        _check_normalisation(processor, model, folder)
+        return _info(config, processor, model, num_classes(state), folder), state
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"model {folder}: config.json cannot be used ({error!r})") from error
+
+
+def write(state: State, info: ModelInfo, folder: Path) -> None:
+    """Write a folder that transformers loads as it is, with a model card.
+
+    Raises ConfigError for a model that transformers has no place for.
+    """
+    config = their_config(info, num_classes(state))
+    layout = MODEL_TYPES[config["model_type"]]
+    theirs = from_ours(_with_biases(state) if layout.dinov3 else state, layout)
+    theirs["attn_mask_probs"] = torch.full((info.model.num_joint_blocks,), float(info.model.masked_inference))
+    theirs["criterion.empty_weight"] = torch.tensor([1.0] * num_classes(state) + [0.1])
+    weights = save_safetensors(theirs, metadata={"format": "pt"})
+    config[OURS] = {**config.get(OURS, {}), "sha256": hashlib.sha256(weights).hexdigest()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_aside(folder / "model.safetensors", weights)
+    write_aside(folder / "preprocessor_config.json", _dump(their_processor(info)))
+    write_aside(folder / "README.md", card(info, "transformers").encode())
+    write_aside(folder / "config.json", _dump(config))
+
+
+def their_config(info: ModelInfo, classes: int) -> dict[str, Any]:
+    """Say what a model is in the words of their configuration."""
+    model = info.model
+    if model.backbone not in BACKBONES and model.backbone.removesuffix("_qkvb") + "_qkvb" not in BACKBONES:
+        raise ConfigError(f"Hugging Face's EoMT has no backbone {model.backbone}; it has {', '.join(BACKBONES)}")
+    shape = BACKBONES.get(model.backbone) or BACKBONES[model.backbone + "_qkvb"]
+    if shape.dinov3 and shape.gated:
+        raise ConfigError(
+            f"Hugging Face's EoMT gives the heads the activation of the backbone's MLP, and so cannot hold "
+            f"{model.backbone}, whose MLP is gated by another"
+        )
+    if model.image_size[0] != model.image_size[1]:
+        raise ConfigError(
+            f"Hugging Face's EoMT sees squares, this model {model.image_size[0]}x{model.image_size[1]} pixels: "
+            "give --image-size SIDE SIDE, to which its positions are resampled"
+        )
+    names = {str(label): category.name for label, category in enumerate(info.categories)}
+    names = names or {str(label): f"LABEL_{label}" for label in range(classes)}
+    kind = "eomt_dinov3" if shape.dinov3 else "eomt"
+    config: dict[str, Any] = {
+        "architectures": [
+            "EomtDinov3ForUniversalSegmentation" if shape.dinov3 else "EomtForUniversalSegmentation"
+        ],
+        "model_type": kind,
+        "dtype": "float32",
+        "hidden_size": shape.width,
+        "num_hidden_layers": model.depth or shape.depth,
+        "num_attention_heads": shape.width // 64,
+        "num_register_tokens": shape.registers,
+        "layer_norm_eps": model.norm_eps or NORM_EPS[kind],
+        "image_size": model.image_size[0],
+        "patch_size": model.patch_size,
+        "num_queries": model.num_queries,
+        "num_blocks": model.num_joint_blocks,
+        "num_upscale_blocks": num_upscale_blocks(model),
+        "id2label": names,
+        "label2id": {name: int(label) for label, name in names.items()},
+    }
+    if shape.dinov3:
+        rope = {"rope_theta": 100.0, "rope_type": "default"}
+        config |= {"intermediate_size": shape.hidden, "rope_parameters": rope}
+    else:
+        config["use_swiglu_ffn"] = shape.gated
+    if info.task is not None and info.categories:
+        config[OURS] = info_to_json(info)
+    return config
+
+
+def their_processor(info: ModelInfo) -> dict[str, Any]:
+    """Say how images are shown to the model in the words of their processor."""
+    pixels, side = pixel_statistics(info.model.backbone), info.model.image_size[0]
+    semantic = info.task == "semantic"
+    return {
+        "image_processor_type": "EomtImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side, "longest_edge": None if semantic else side},
+        "resample": 2,  # bilinear
+        "do_split_image": semantic,
+        "do_pad": not semantic,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(pixels["mean"]),
+        "image_std": list(pixels["std"]),
+    }
+
+
+def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if optional:
+            return {}
+        raise ModelError(f"model {path.parent}: no {path.name} in it") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {path}: not a JSON file ({error})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"model {path}: expected an object with named values")
+    return content
+
+
+def _read_weights(folder: Path) -> State:
+    """Read the weights, in one file or cut into several; safetensors where there are both."""
+    if (folder / "model.safetensors").is_file():
+        return read_tensors(folder / "model.safetensors")
+    if not (folder / INDEX).is_file():
+        return read_tensors(folder / "pytorch_model.bin")
+    parts = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(parts, dict) or any(Path(str(name)).name != name for name in parts.values()):
+        raise ModelError(f"model {folder / INDEX}: it names no files beside it")
+    tensors: State = {}
+    for name in sorted(set(parts.values())):
+        tensors |= read_tensors(folder / name)
+    return tensors
+
+
+def _check_sum(folder: Path, config: dict[str, Any]) -> None:
+    """Notice weights that are not the ones that were written with our key; others' files carry no sum."""
+    promised, file = dict(config.get(OURS) or {}).get("sha256"), folder / "model.safetensors"
+    if promised is None or not file.is_file():
+        return
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found != promised:
+        raise ModelError(f"model {file}: its content is not what config.json promises (sha256); copy it anew")
+
+
+def _refuse_other_kinds(config: dict[str, Any], folder: Path) -> None:
+    """Refuse settings that would change what the model computes and that the model here does not have."""
+    rope = config.get("rope_parameters") or {}
+    settings = {
+        "hidden_act": (config.get("hidden_act", "gelu"), "gelu"),
+        "use_gated_mlp": (config.get("use_gated_mlp", False), False),  # its activation would be the heads' too
+        "num_channels": (config.get("num_channels", 3), 3),
+        "num_attention_heads": (config["num_attention_heads"] * 64, config["hidden_size"]),
+        "rope_theta": (float(rope.get("rope_theta", config.get("rope_theta", 100.0))), 100.0),
+        "key_bias": (config.get("key_bias", False), False),
+    }
+    for name, (found, known) in settings.items():
+        if found != known:
+            raise ModelError(
+                f"model {folder}: config.json has another {name} ({found}) than the one known ({known})"
+            )
+
+
+def _view(config: dict[str, Any]) -> tuple[int, int]:
+    size = config.get("image_size", 640)
+    height, width = size if isinstance(size, list) else (size, size)
+    return int(height), int(width)
+
+
+def _is_masked(probabilities: Tensor | None, folder: Path) -> bool:
+    """Tell whether transformers masks attention in prediction: it does where a block's probability is not 0."""
+    if probabilities is None or not probabilities.any():
+        return False
+    if bool((probabilities == 1).all()):
+        log.warning("%s: saved with masked attention, which is therefore kept in prediction (slow)", folder)
+        return True
+    log.warning("%s: saved in the midst of mask annealing; used without masked attention", folder)
+    return False
+
+
+def _check_normalisation(processor: dict[str, Any], model: ModelConfig, folder: Path) -> None:
+    """Refuse pixels that are normalised otherwise than the backbone's own."""
+    ours = their_processor(ModelInfo(None, (), model))
+    for name in ("image_mean", "image_std"):
+        found = processor.get(name, ours[name])
+        if max(abs(float(a) - b) for a, b in zip(found, ours[name], strict=True)) > 1e-3:
+            raise ModelError(
+                f"model {folder}: preprocessor_config.json has {name} {found}, its backbone {ours[name]}; such a "
+                "model is not known here"
+            )
+
+
+def _info(
+    config: dict[str, Any], processor: dict[str, Any], model: ModelConfig, classes: int, folder: Path
+) -> ModelInfo:
+    """Say what the model is for: as was written under our key, or as far as it can be inferred."""
+    if "categories" in config.get(OURS, {}):
+        told = info_from_json(config[OURS])
+        if len(told.categories) != classes:
+            raise ModelError(
+                f"model {folder}: {len(told.categories)} categories, but weights for {classes} classes"
+            )
+        backbone = (
+            told.model.backbone if told.model.backbone.removesuffix("_qkvb") in model.backbone else model.backbone
+        )
+        return replace(told, model=replace(model, backbone=backbone))
+    names = [str(config.get("id2label", {}).get(str(label), f"LABEL_{label}")) for label in range(classes)]
+    table, task = KNOWN_CLASSES.get(classes, (None, None))
+    known = () if table is None else class_table(table)
+    generic = all(name == f"LABEL_{label}" for label, name in enumerate(names))
+    if table is None or not (generic or [category.name for category in known] == names):
+        task = None
+        known = () if generic else _as_things(names, folder)
+    elif generic:
+        log.info("%s: %d classes without names, taken for those of %s", folder, classes, table)
+    return ModelInfo("semantic" if processor.get("do_split_image") else task, known, model)
+
+
+def _as_things(names: list[str], folder: Path) -> tuple[Category, ...]:
+    """Make categories of names; transformers too keeps segments of one class apart if not told what is stuff."""
+    log.info("%s: config.json does not say which classes are stuff: all are taken for things", folder)
+    return tuple(Category(name, True, label, distinct_color(label)) for label, name in enumerate(names))
+
+
+def _with_biases(state: State) -> State:
+    """Add the biases of queries and values as zeros where the backbone goes without."""
+    biases: State = {}
+    for name, value in state.items():
+        block, found, _ = name.partition(".attn.qkv.weight")
+        if found and f"{block}.attn.q_bias" not in state:
+            biases |= {f"{block}.attn.{part}_bias": torch.zeros(value.shape[1]) for part in "qv"}
+    return {**state, **biases}
+
+
+def _dump(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
