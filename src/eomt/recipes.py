@@ -81,17 +81,18 @@ def nuclei() -> Recipe:
     """Nuclei in microscope images on two processor cores: docs/nuclei.md has command, cost and scores."""
     return Recipe(
         task="instance",
-        steps=4200,
+        steps=3700,
         evaluate_every=2.5,
         model=ModelConfig(
             "vit_small_patch14_dinov2",
-            image_size=(336, 336),
+            image_size=(252, 252),
+            patch_size=12,
             depth=6,
             num_queries=150,
-            num_joint_blocks=2,
+            num_joint_blocks=3,
         ),
         data=DataConfig(batch_size=2, workers=1),
-        augment=AugmentConfig(vertical_flip=0.5, scale=(0.8, 1.6), color=True),
+        augment=AugmentConfig(vertical_flip=0.5, scale=(0.8, 2.0), color=True),
         loss=LossConfig(num_points=2048),
         optim=OptimConfig(lr=2e-4),
         thresholds=Thresholds(max_detections=500),

@@ -130,10 +130,10 @@ def _view(
         return image_size
     if positions is None:
         raise ModelError(
-            f"model {where}: its weights do not tell the size of its view (DINOv3 has no table of positions); "
-            "give --image-size HEIGHT WIDTH (image_size=), 640 640 for most published ones"
+            f"model {where}: its weights do not tell the size of its view (DINOv3 has no table of positions); say "
+            f"it: eomt convert {where} DIR --image-size 640 640 (image_size=), the size of most published ones"
         )
     raise ModelError(
-        f"model {where}: {positions.shape[-2]} positions are no square; give --image-size HEIGHT WIDTH "
-        "(image_size=)"
+        f"model {where}: {positions.shape[-2]} positions are no square; say the size of its "
+        f"view: eomt convert {where} DIR --image-size HEIGHT WIDTH (image_size=)"
     )

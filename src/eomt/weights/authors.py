@@ -113,16 +113,17 @@ def make_absolute(state: State, base: State | None, kind: Kind, pixel_mean: Tens
     if found is None:
         raise ModelError(
             f"model {path}: it is not clear whether its weights are absolute or differences from DINOv3's own; "
-            "say --kind absolute (a model that you trained) or --kind delta with --base (a released one)"
+            f"say it: eomt convert {path} DIR --kind absolute (a model that you trained), or --kind delta --base "
+            "PATH (a released one)"
         )
     if found == "absolute":
         log.info("%s: absolute weights", path)
         return state
     if base is None:
         raise ModelError(
-            f"model {path}: its weights are differences from DINOv3's own, which are needed too. Give --base with "
-            "a folder or safetensors file of facebook/dinov3-... (accept its licence on huggingface.co first), "
-            "or --base auto to fetch timm's copy"
+            f"model {path}: its weights are differences from DINOv3's own, which are needed too: eomt convert "
+            f"{path} DIR --base PATH (base=) with a folder or safetensors file of facebook/dinov3-... (accept its "
+            "licence on huggingface.co first), or --base auto to fetch timm's copy"
         )
     strange = [name for name in state if name.startswith(VIT) and not _same_shape(state, base, name)]
     if strange:
