@@ -101,6 +101,28 @@ def test_classes_come_from_a_file(files, tmp_path):
     assert [category.name for category in segmenter.categories] == list("abcdefg")
 
 
+def test_positions_of_the_class_token_are_no_patches(tmp_path):
+    """DINOv2 without registers has 1 + 16 positions at 4x4 patches; transformers has no place for the first."""
+    config = replace(DINOV2, backbone="vit_small_patch14_dinov2")
+    model = random_model(config, 7)
+    authors.write(model.state_dict(), ModelInfo(None, (), config), tmp_path / "model.bin")
+    again, info = load(tmp_path / "model.bin")
+    assert info.model == config
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(ConfigError, match="no position for the class token"):
+        hugging_face.their_config(ModelInfo("instance", CATEGORIES, config), 7)
+
+
+def test_a_view_that_is_not_square_is_believed(tmp_path):
+    """64x256 pixels are 4x16 patches: as many as 8x8."""
+    config = replace(DINOV2, image_size=(64, 256))
+    model = random_model(config, 7)
+    authors.write(model.state_dict(), ModelInfo(None, (), config), tmp_path / "model.bin")
+    again, info = load(tmp_path / "model.bin", Told(image_size=(64, 256)))
+    assert info.model == config
+    assert torch.equal(again.backbone.vit.pos_embed, model.backbone.vit.pos_embed)
+
+
 def test_a_lightning_checkpoint_is_read(files, tmp_path):
     state = torch.load(files / "7.bin", weights_only=True)
     compiled = {name.replace("network.", "network._orig_mod.", 1): value for name, value in state.items()}

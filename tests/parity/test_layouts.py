@@ -193,3 +193,20 @@ def test_what_configurations_leave_open_stays_open(tmp_path, processor, classes,
     info = load(tmp_path)[1]
     assert info.task == task
     assert info.categories == (class_table(table) if table else ())
+
+
+def test_a_folder_that_transformers_saved_anew_is_read(tmp_path):
+    """Our key stays in its configuration: its sum is no longer that of the weights, its classes may be others."""
+    saved_by_transformers("S", tmp_path / "first", depth=1)
+    model, info = load(tmp_path / "first")
+    hugging_face.write(model.state_dict(), info, tmp_path / "ours")
+    theirs = EomtForUniversalSegmentation.from_pretrained(tmp_path / "ours")
+    with torch.no_grad():
+        theirs.class_predictor.bias.add_(1)
+    theirs.save_pretrained(tmp_path / "anew")
+    again, told = load(tmp_path / "anew")
+    assert torch.equal(again.class_head.bias, model.class_head.bias + 1)
+    assert told.categories == info.categories
+    theirs.config.id2label = {label: f"organ {label}" for label in range(133)}
+    theirs.save_pretrained(tmp_path / "other")
+    assert load(tmp_path / "other")[1].categories[5].name == "organ 5"

@@ -123,9 +123,14 @@ def _view(
     state: dict[str, Tensor], patch: int, image_size: tuple[int, int] | None, where: object
 ) -> tuple[int, int]:
     positions = state.get(f"{VIT}.pos_embed")
-    side = 0 if positions is None else isqrt(positions.shape[-2])
-    if positions is not None and side * side == positions.shape[-2]:
-        return side * patch, side * patch
+    if positions is not None:
+        # DINOv2 without registers has an entry for the class token, too.
+        count = positions.shape[-2] - (f"{VIT}.reg_token" not in state)
+        side = isqrt(count)
+        if image_size is not None and (image_size[0] // patch) * (image_size[1] // patch) == count:
+            return image_size
+        if side * side == count:
+            return side * patch, side * patch
     if image_size is not None:
         return image_size
     if positions is None:

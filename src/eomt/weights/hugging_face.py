@@ -38,6 +38,8 @@ NORM_EPS = {"eomt": 1e-6, "eomt_dinov3": 1e-5}
 INDEX = "model.safetensors.index.json"
 OURS = "eomt"
 """Key of what is ours in their configuration."""
+SAVED_ANEW = "transformers_version"
+"""transformers writes this key and we do not: where it is, ours may be older than the weights beside it."""
 
 
 def read(folder: Path, image_size: tuple[int, int] | None = None) -> tuple[ModelInfo, State]:
@@ -93,6 +95,11 @@ def their_config(info: ModelInfo, classes: int) -> dict[str, Any]:
     if model.backbone not in BACKBONES and model.backbone.removesuffix("_qkvb") + "_qkvb" not in BACKBONES:
         raise ConfigError(f"Hugging Face's EoMT has no backbone {model.backbone}; it has {', '.join(BACKBONES)}")
     shape = BACKBONES.get(model.backbone) or BACKBONES[model.backbone + "_qkvb"]
+    if not shape.registers:
+        raise ConfigError(
+            f"Hugging Face's EoMT has no position for the class token, which {model.backbone} has: a backbone "
+            "without registers cannot be written so"
+        )
     if shape.dinov3 and shape.gated:
         raise ConfigError(
             f"Hugging Face's EoMT gives the heads the activation of the backbone's MLP, and so cannot hold "
@@ -185,8 +192,9 @@ def _read_weights(folder: Path) -> State:
 
 def _check_sum(folder: Path, config: dict[str, Any]) -> None:
     """Notice weights that are not the ones that were written with our key; others' files carry no sum."""
-    promised, file = dict(config.get(OURS) or {}).get("sha256"), folder / "model.safetensors"
-    if promised is None or not file.is_file():
+    told, file = config.get(OURS), folder / "model.safetensors"
+    promised = told.get("sha256") if isinstance(told, dict) else None
+    if promised is None or SAVED_ANEW in config or not file.is_file():
         return
     with file.open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
@@ -245,17 +253,14 @@ def _info(
     config: dict[str, Any], processor: dict[str, Any], model: ModelConfig, classes: int, folder: Path
 ) -> ModelInfo:
     """Say what the model is for: as was written under our key, or as far as it can be inferred."""
-    if "categories" in config.get(OURS, {}):
-        told = info_from_json(config[OURS])
-        if len(told.categories) != classes:
-            raise ModelError(
-                f"model {folder}: {len(told.categories)} categories, but weights for {classes} classes"
-            )
+    names = [str(config.get("id2label", {}).get(str(label), f"LABEL_{label}")) for label in range(classes)]
+    written = config.get(OURS)
+    if isinstance(written, dict) and [c["name"] for c in written.get("categories", ())] == names:
+        told = info_from_json(written)  # but where somebody fine-tuned it to other classes since
         backbone = (
             told.model.backbone if told.model.backbone.removesuffix("_qkvb") in model.backbone else model.backbone
         )
         return replace(told, model=replace(model, backbone=backbone))
-    names = [str(config.get("id2label", {}).get(str(label), f"LABEL_{label}")) for label in range(classes)]
     table, task = KNOWN_CLASSES.get(classes, (None, None))
     known = () if table is None else class_table(table)
     generic = all(name == f"LABEL_{label}" for label, name in enumerate(names))

@@ -167,5 +167,4 @@ def _with_published(told: Told, published: Published) -> Told:
         classes=told.classes or published.classes,
         image_size=told.image_size or published.image_size,
         base=base,
-        kind=told.kind if published.base is None or told.kind != "auto" else "delta",
     )
