@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from eomt.categories import Category, distinct_color
-from eomt.data.folder import FolderDataset, open_folder, splits
+from eomt.data.folder import open_folder, splits
+from eomt.data.reader import Split
 from eomt.errors import DataError
 from eomt.masks import IdMap
 
@@ -41,7 +42,7 @@ def save(root: Path, files: dict[str, object]) -> Path:
     return root
 
 
-def one_mask(root: Path, categories: object, mask: object) -> FolderDataset:
+def one_mask(root: Path, categories: object, mask: object) -> Split:
     """A data set of one image and this mask; categories as JSON, or as lines of text."""
     file = "classes.txt" if isinstance(categories, str) else "categories.json"
     picture = np.zeros((2, 3, 3), np.uint8)

@@ -25,6 +25,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -34,12 +35,13 @@ from numpy.typing import NDArray
 
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
-from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, LabelMap, read_image, read_label_map
+from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, LabelMap, read_label_map
+from eomt.data.reader import Item, Split
 from eomt.errors import DataError
 from eomt.masks import IdMap
-from eomt.types import Sample, Segments
+from eomt.types import Segments
 
-__all__ = ["FolderDataset", "MaskCode", "open_folder", "splits"]
+__all__ = ["MaskCode", "open_folder", "splits"]
 
 _LAYOUT = "expected images/SPLIT/*, masks/SPLIT/*.png and categories.json or classes.txt"
 _OPTIONS = ("categories", "masks", "void", "label_divisor")
@@ -137,45 +139,15 @@ class MaskCode:
         return label_of
 
 
-class FolderDataset:
-    """One split of a folder or zip. Opening lists the files; they are decoded when they are asked for."""
-
-    def __init__(self, archive: Archive, code: MaskCode, files: tuple[tuple[str, str, str], ...]):
-        self.archive = archive
-        self.code = code
-        self.files = files
-        """Image id, image file and mask file of each sample."""
-
-    @property
-    def categories(self) -> tuple[Category, ...]:
-        """The classes; a segment's label is an index into them."""
-        return self.code.categories
-
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """The name of each image without its suffix (with subfolders of the split, if any)."""
-        return tuple(image_id for image_id, _, _ in self.files)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one image and its segments. Raises DataError naming the file that is at fault."""
-        image_id, image_file, mask_file = self.files[index]
-        image = read_image(self.archive.read(image_file), self.archive.where(image_file))
-        where = self.archive.where(mask_file)
-        mask = read_label_map(self.archive.read(mask_file), where)
-        if mask.values.shape != image.shape[:2]:
-            (mask_height, mask_width), (height, width) = mask.values.shape, image.shape[:2]
-            raise DataError(
-                f"{where}: the mask is {mask_width} x {mask_height}, its image upright {width} x {height}; "
-                "export the mask at the image's size (and turn it as the image's EXIF orientation says)"
-            )
-        try:
-            segments = self.code.segments(mask)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from error
-        return Sample(torch.from_numpy(image).permute(2, 0, 1), segments, image_id)
+def _read_segments(code: MaskCode, archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
+    mask = read_label_map(archive.read(item.annotation), archive.where(item.annotation))
+    if mask.values.shape != size:
+        (mask_height, mask_width), (height, width) = mask.values.shape, size
+        raise ValueError(
+            f"the mask is {mask_width} x {mask_height}, its image upright {width} x {height}; "
+            "export the mask at the image's size (and turn it as the image's EXIF orientation says)"
+        )
+    return code.segments(mask)
 
 
 def splits(root: Path | str) -> tuple[str, ...]:
@@ -183,7 +155,7 @@ def splits(root: Path | str) -> tuple[str, ...]:
     return _splits(Archive(root))
 
 
-def open_folder(root: Path | str, split: str) -> FolderDataset:
+def open_folder(root: Path | str, split: str) -> Split:
     """Open a split of a folder or zip. Raises DataError when the layout or the categories are not usable."""
     archive = Archive(root)
     known = _splits(archive)
@@ -191,7 +163,8 @@ def open_folder(root: Path | str, split: str) -> FolderDataset:
         raise DataError(f"{archive.path}: no images in a split; {_LAYOUT}")
     if split not in known:
         raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(known)}")
-    return FolderDataset(archive, _read_code(archive), _pair(archive, split))
+    code = _read_code(archive)
+    return Split(archive, code.categories, _pair(archive, split), partial(_read_segments, code))
 
 
 def _splits(archive: Archive) -> tuple[str, ...]:
@@ -219,7 +192,7 @@ def _by_stem(archive: Archive, folder: str, suffixes: tuple[str, ...]) -> dict[s
     return found
 
 
-def _pair(archive: Archive, split: str) -> tuple[tuple[str, str, str], ...]:
+def _pair(archive: Archive, split: str) -> tuple[Item, ...]:
     images = _by_stem(archive, f"images/{split}", IMAGE_SUFFIXES)
     masks = _by_stem(archive, f"masks/{split}", MASK_SUFFIXES)
     lonely = [name for stem, name in images.items() if stem not in masks]
@@ -229,7 +202,7 @@ def _pair(archive: Archive, split: str) -> tuple[tuple[str, str, str], ...]:
             f"{', '.join(lonely[:3])}{', ...' if len(lonely) > 3 else ''}; put a PNG of the same stem into "
             f"masks/{split} (an empty mask where there is nothing to see), or take the image out"
         )
-    return tuple((stem, name, masks[stem]) for stem, name in images.items())
+    return tuple(Item(stem, name, masks[stem]) for stem, name in images.items())
 
 
 def read_categories(path: Path | str) -> tuple[Category, ...]:

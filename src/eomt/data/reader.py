@@ -1,0 +1,81 @@
+"""What readers share: a split of images, each with a way to read its segments when they are asked for.
+
+A reader is a module for one layout of files, with the functions that a `Format` names. It finds the files and says
+what their contents mean; reading bytes is left to `archive`, pictures to `images`, masks to `masks`, and choosing
+a reader to `detect`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from eomt.categories import Category
+from eomt.data.archive import Archive
+from eomt.data.images import read_image
+from eomt.errors import DataError
+from eomt.types import Sample, Segments
+
+__all__ = ["Format", "Item", "Split"]
+
+
+class Item(NamedTuple):
+    """One annotated image, not read yet."""
+
+    image_id: str
+    """Its name, unique in the split: by default its file name without suffix."""
+    image: str
+    """Its file in the archive."""
+    annotation: str
+    """The file in the archive that tells its segments, for reading and for messages."""
+    content: Any = None
+    """What else the reader needs for this image: small and picklable (of a large JSON file, its part as bytes)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a data set: a `Dataset`. Opening lists the files; they are decoded when they are asked for."""
+
+    archive: Archive
+    categories: tuple[Category, ...]
+    items: tuple[Item, ...]
+    read_segments: Callable[[Archive, Item, tuple[int, int]], Segments]
+    """Reads the segments of one image, given its upright height and width. Picklable. Raises DataError, or
+    ValueError with a message to which the annotation file's name is put in front."""
+    left_out: tuple[str, ...] = ()
+    """What the reader passed over, each with a count and a reason: `3 annotations without a mask (boxes only)`."""
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The name of each image."""
+        return tuple(item.image_id for item in self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one image and its segments. Raises DataError naming the file that is at fault."""
+        item = self.items[index]
+        image = read_image(self.archive.read(item.image), self.archive.where(item.image))
+        try:
+            segments = self.read_segments(self.archive, item, (image.shape[0], image.shape[1]))
+        except ValueError as error:
+            raise DataError(f"{self.archive.where(item.annotation)}: image {item.image_id}: {error}") from error
+        return Sample(torch.from_numpy(image).permute(2, 0, 1), segments, item.image_id)
+
+
+class Format(NamedTuple):
+    """A layout of files that can be read: a row of the table in `detect`."""
+
+    name: str
+    """As `--format` takes it: `coco-panoptic`."""
+    expected: str
+    """The layout in a line, for messages: `annotations/instances_SPLIT.json beside SPLIT/*.jpg`."""
+    missing: Callable[[Archive], str | None]
+    """Names the first thing that is not there; None where the layout is this one. Lists files and reads small ones
+    at most; never raises for files of other layouts."""
+    splits: Callable[[Archive], tuple[str, ...]]
+    """Lists the splits."""
+    open: Callable[[Archive, str], Split]
+    """Opens a split. Raises DataError for what cannot be used, with what, where and what to do."""

@@ -1,0 +1,1 @@
+"""Writers of the scenes in each real layout of files: `write(root)` makes what its exporter would."""
