@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eomt.data.images import read_image, read_label_map
+from eomt.data.images import mask_kind, read_color_map, read_image, read_label_map
 from eomt.errors import DataError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -288,3 +288,38 @@ def test_label_maps_that_cannot_be_right_are_refused(data, words):
     with pytest.raises(DataError, match=words) as caught:
         read_label_map(data, "mask.png")
     assert str(caught.value).startswith("mask.png: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (encode(two_colors("RGB")), "color"),
+        (encode(two_colors("RGBA"), "TIFF"), "color"),
+        (encode(two_colors("P")), "palette"),
+    ],
+)
+def test_colors_of_masks_are_one_number_each(data, kind):
+    assert mask_kind(data) == kind
+    values = read_color_map(data)
+    assert values.dtype == np.int32
+    assert values.tolist() == [[255, 255 << 16]]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (encode(two_colors("L")), "mode L, not colours"),
+        (encode(two_colors("RGB"), "JPEG"), "lossy"),
+        (encode(transparent_palette()), "transparent in places"),
+        (encode(Image.new("RGBA", (1, 1), (1, 2, 3, 128))), "transparent in places"),
+        (encode(Image.effect_noise((9, 9), 90).convert("RGB"))[:-40], "cut short"),
+    ],
+)
+def test_colors_that_cannot_be_exact_are_refused(data, words):
+    with pytest.raises(DataError, match=words) as caught:
+        read_color_map(data, "mask.png")
+    assert str(caught.value).startswith("mask.png: ")
+
+
+def test_grey_masks_are_told_from_the_header():
+    assert mask_kind(encode(two_colors("L"))) == mask_kind(encode(grey([7], np.uint16))) == "grey"

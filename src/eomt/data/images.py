@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -41,6 +41,8 @@ __all__ = [
     "MAX_PIXELS",
     "ImageSource",
     "LabelMap",
+    "mask_kind",
+    "read_color_map",
     "read_image",
     "read_label_map",
 ]
@@ -131,6 +133,40 @@ def read_label_map(data: bytes, name: str = "mask", max_pixels: int = MAX_PIXELS
         "grey, palette or 16-bit PNG (where all channels are equal, keep one; where colours mean classes, "
         "number them)"
     )
+
+
+def mask_kind(
+    data: bytes, name: str = "mask", max_pixels: int = MAX_PIXELS
+) -> Literal["grey", "palette", "color"]:
+    """Tell from its header what a mask holds: grey values, indices of a palette, or colours. Raises DataError."""
+    mode = _open(data, name, max_pixels).mode
+    if mode == "P":
+        return "palette"
+    return "grey" if mode in ("1", "L", "F") or mode.startswith("I") else "color"
+
+
+def read_color_map(data: bytes, name: str = "mask", max_pixels: int = MAX_PIXELS) -> Int[np.ndarray, "h w"]:
+    """Give the exact colours of a mask, each as one number: red + 256 green + 65536 blue.
+
+    Raises DataError for grey pictures, lossy formats, transparency and whatever cannot be decoded.
+    """
+    file = _open(data, name, max_pixels)
+    if not isinstance(file, _LOSSLESS):
+        raise DataError(f"{name}: in a lossy format a mask's colours are wrong at edges; export it again as PNG")
+    if file.mode not in ("RGB", "RGBA", "P"):
+        raise DataError(
+            f"{name}: the mask has mode {file.mode}, not colours; save it as RGB with 8 bits a channel"
+        )
+    try:
+        image = _upright(file)
+        colors = np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    except Exception as error:
+        raise _damaged(name, error) from error
+    if colors.shape[2] == 4 and colors[..., 3].min() < 255:
+        raise DataError(f"{name}: the mask is transparent in places; save it without transparency")
+    weights = np.array([1, 256, 65536], dtype=np.int32)
+    values: NDArray[np.int32] = colors[..., :3] @ weights
+    return values
 
 
 def _stored_bits(file: ImageFile, data: bytes) -> int:
