@@ -1,12 +1,15 @@
 """The codec of masks against dense masks."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pycocotools import mask as reference
 
-from eomt.masks import IdMap, RleMasks, decode_rle, encode_rle, trace_polygons
+from eomt.masks import IdMap, RleMasks, decode_rle, encode_rle, rle_of_counts, rle_of_polygons, trace_polygons
 
 sides = st.integers(1, 12)
 dense = st.tuples(st.integers(0, 4), sides, sides).flatmap(lambda shape: arrays(np.bool_, shape))
@@ -113,3 +116,120 @@ def test_polygons_enclose_the_mask(mask) -> None:
             filled[min(start, stop) : max(start, stop), column:] ^= True
     np.testing.assert_array_equal(filled, mask)
     assert area == mask.sum()
+
+
+rings = st.lists(st.tuples(*[st.floats(-20, 40) | st.integers(-5, 30)] * 2), min_size=3, max_size=8).map(
+    lambda points: [number for point in points for number in point]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(polygons=st.lists(rings, min_size=1, max_size=3), height=st.integers(1, 24), width=st.integers(1, 24))
+def test_polygons_cover_the_pixels_that_coco_s_tools_say(polygons, height, width) -> None:
+    rle = rle_of_polygons(polygons, (height, width))
+    assert rle == reference.merge(reference.frPyObjects(polygons, height, width))
+
+
+@settings(max_examples=200, deadline=None)
+@given(mask=dense.filter(len).map(lambda masks: masks[0]), gap=st.integers(0, 12))
+def test_run_lengths_are_read_plain_and_compressed(mask, gap) -> None:
+    flat, size = mask.ravel(order="F").astype(int), list(mask.shape)
+    borders = np.flatnonzero(np.diff(flat, prepend=0))
+    runs = np.diff(borders, prepend=0, append=len(flat)).tolist()
+    code = encode_rle(mask)
+    with_empty_run = [*runs[:gap], 0, 0, *runs[gap:]]
+    for counts in (runs, with_empty_run, code["counts"], code["counts"].decode()):
+        assert rle_of_counts(counts, size, mask.shape) == code
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("rings", "message"),
+    [
+        ([], "no polygons but []"),
+        (None, "no polygons but None"),
+        ({"size": [4, 6]}, "no polygons but {'size': [4, 6]}"),
+        ("0 0 4 0 4 4", "no polygons but '0 0 4 0 4 4'"),
+        ([0, 0, 4, 0, 4, 4], "polygon 1 of 6 is 0; expected a list [x0, y0, x1, y1, ...]"),
+        ([[[0, 0], [4, 0], [4, 4]]], "polygon 1 of 1 is [[0, 0], [4, 0], [4, 4]]; expected a flat list"),
+        ([[[0, 0], [4, 0, 1]]], "polygon 1 of 1 is [[0, 0], [4, 0, 1]]; expected a flat list"),
+        ([[0, 0, 4, 0, 4, "4"]], "polygon 1 of 1 is [0, 0, 4, 0, 4, '4']; expected a flat list of numbers"),
+        ([[0, 0, 4, 0, 4, None]], "expected a flat list of numbers"),
+        ([[0, 0, 4, 0, 4, 10**30]], "expected a flat list of numbers"),
+        ([[0, 0, 4, 0, 4, 4], [0, 0, 4, 0, 4]], "polygon 2 of 2 has 5 numbers; expected x and y of three points"),
+        ([[0, 0, 4, 4]], "polygon 1 of 1 has 4 numbers"),  # pycocotools takes it for a box
+        ([[]], "polygon 1 of 1 has 0 numbers"),
+        ([[0, 0, 4, 0, 4, NAN]], "the coordinate nan in an image of 6 x 4"),
+        ([[0, 0, 4, 0, 4, -INFINITE]], "the coordinate -inf"),
+        ([[0, 0, 4, 0, 4, 1e300]], "the coordinate 1e+300"),
+        ([[0, 0, 4, 0, 4, -1e8]], "the coordinate -1e+08"),
+        ([[0, 0, 0, 999] * 9999], "an outline of 19978002 pixels"),
+    ],
+)
+def test_malformed_polygons_are_refused(rings, message) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rle_of_polygons(rings, (4, 6))
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([23], "with 23 pixels, but its image has 6 x 4 = 24"),  # the short code that read as uninitialised memory
+        ([20, 5], "with 25 pixels"),
+        ([], "with 0 pixels"),
+        ([30, -6], "more runs or longer ones than its 24 pixels"),
+        ([20, -4, 8], "negative run lengths"),
+        ([-(2**63), 24], "negative run lengths"),
+        ([0] * 50 + [24], "more runs or longer ones than its 24 pixels"),
+        ([2**64], "expected a list of whole numbers, or compressed text"),
+        ([24.0], "expected a list of whole numbers"),
+        (["24"], "expected a list of whole numbers"),
+        ([[24]], "expected a list of whole numbers"),
+        ([[24], [1, 2]], "expected a list of whole numbers"),
+        (24, "expected a list of whole numbers"),
+        (None, "expected a list of whole numbers"),
+        (b"", "not COCO's compressed text"),
+        ("24 0", "not COCO's compressed text"),
+        ("\N{SNOWMAN}", "not COCO's compressed text"),
+        (b"X", "not COCO's compressed text"),  # says that more follows
+        (b"oooooooo0", "not COCO's compressed text"),
+        (b"ooooo0", "more runs or longer ones"),
+        (b"5", "with 5 pixels"),
+        (b"8O", "negative run lengths"),
+    ],
+)
+def test_malformed_run_lengths_are_refused(counts, message) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rle_of_counts(counts, [4, 6], (4, 6))
+
+
+@pytest.mark.parametrize("size", [[6, 4], [4], None, "46", [4, 6, 1], [4.5, 6], [200_000, 200_000], [NAN, 6]])
+def test_run_lengths_of_another_size_are_refused(size) -> None:
+    with pytest.raises(ValueError, match="but its image has"):
+        rle_of_counts([24], size, (4, 6))
+
+
+@pytest.mark.parametrize("size", [(0, 5), (-1, -1), (200_000, 200_000)])
+def test_absurd_sizes_are_refused(size) -> None:
+    for read in (
+        lambda: rle_of_counts([1], list(size), size),
+        lambda: rle_of_polygons([[0, 0, 1, 0, 1, 1]], size),
+    ):
+        with pytest.raises(ValueError, match="at least one and at most"):
+            read()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools
+@settings(max_examples=300, deadline=None)
+@given(counts=st.lists(st.integers(-3, 30), max_size=9) | st.binary(max_size=9) | st.text("0123456789@NOPQXYZo"))
+def test_whatever_is_accepted_decodes_to_zeros_and_ones(counts) -> None:
+    try:
+        rle = rle_of_counts(counts, [3, 4], (3, 4))
+    except ValueError:
+        return
+    mask = decode_rle(rle)
+    assert mask.shape == (3, 4)
+    assert mask.tobytes() == reference.decode(dict(rle)).tobytes()
+    assert mask.sum() == RleMasks((3, 4), (rle,)).areas()[0]

@@ -14,10 +14,24 @@ import numpy as np
 from hotcoco import mask as coco_mask
 from numpy.typing import NDArray
 
-__all__ = ["EncodedMasks", "IdMap", "Rle", "RleMasks", "Window", "decode_rle", "encode_rle", "trace_polygons"]
+__all__ = [
+    "EncodedMasks",
+    "IdMap",
+    "Rle",
+    "RleMasks",
+    "Window",
+    "decode_rle",
+    "encode_rle",
+    "rle_of_counts",
+    "rle_of_polygons",
+    "trace_polygons",
+]
 
 Window = tuple[int, int, int, int]
 """Top, left, height and width of a part of an image, in pixels."""
+
+_MAX_PIXELS = 2**31 - 1  # of one mask: run lengths are 32-bit numbers in every library
+_MAX_OUTLINE = 10_000_000  # pixels along the rings of one mask: rasterising takes 40 bytes for each
 
 
 class Rle(TypedDict):
@@ -147,6 +161,143 @@ def decode_rle(rle: Rle) -> NDArray[np.bool_]:
     """Decode COCO's run-length code to a dense mask [h w]."""
     mask: NDArray[np.uint8] = coco_mask.decode(dict(rle))
     return mask.view(np.bool_)
+
+
+def rle_of_polygons(rings: object, size: tuple[int, int]) -> Rle:
+    """Rasterise the union of polygons from an annotation file: flat lists [x0, y0, x1, y1, ...], in pixels.
+
+    The pixels are those that COCO's tools give (frPyObjects and merge). Rings do not cut holes into each other.
+    Parts outside the image are cut off. Raises ValueError for whatever is not a list of polygons of three points
+    or more that lie in or near an image of this height and width.
+    """
+    height, width = _checked_size(size)
+    if not isinstance(rings, list | tuple) or not rings:
+        raise ValueError(f"no polygons but {_short(rings)}; expected a list of lists [x0, y0, x1, y1, ...]")
+    flat = [_checked_ring(ring, f"polygon {number} of {len(rings)}") for number, ring in enumerate(rings, 1)]
+    together = np.concatenate(flat)
+    reach = min(max(10 * max(height, width), 1000), 10**8)  # objects may go on outside the image, but not for ever
+    if not np.abs(together).max() <= reach:  # also where it is NaN
+        bad = together[~(np.abs(together) <= reach)][0]
+        raise ValueError(
+            f"a polygon has the coordinate {bad:g} in an image of {width} x {height}; coordinates are pixels from "
+            "the top left corner: correct the polygon, or remove the annotation"
+        )
+    if len(together) * reach > _MAX_OUTLINE:  # hardly ever: no side is longer than twice the reach
+        points = (ring.reshape(-1, 2) for ring in flat)
+        length = sum(np.abs(ring - np.roll(ring, 1, axis=0)).max(1).sum() for ring in points)
+        if length > _MAX_OUTLINE:
+            raise ValueError(
+                f"an outline of {length:.0f} pixels; at most {_MAX_OUTLINE} are possible: simplify it"
+            )
+    rles = coco_mask.frPyObjects([ring.tolist() for ring in flat], height, width)
+    rle = rles[0] if len(rles) == 1 else coco_mask.merge(rles)
+    return Rle(size=rle["size"], counts=rle["counts"])
+
+
+def rle_of_counts(counts: object, rle_size: object, size: tuple[int, int]) -> Rle:
+    """Check a run-length code from an annotation file: a list of run lengths, or COCO's compressed text.
+
+    `rle_size` is the code's own [height, width], which must be the image's `size`. Raises ValueError for whatever
+    does not describe every pixel of such an image exactly once.
+    """
+    height, width = _checked_size(size)
+    if not isinstance(rle_size, list | tuple) or list(rle_size) != [height, width]:
+        raise ValueError(
+            f"a run-length code with size {_short(rle_size)}, but its image has [height, width] = "
+            f"[{height}, {width}]; export the masks at the image's size"
+        )
+    runs = _decompressed(counts) if isinstance(counts, str | bytes) else _integers(counts)
+    pixels = height * width
+    if len(runs) > 2 * pixels + 2 or np.abs(runs).max(initial=0) > pixels:
+        raise ValueError(
+            f"a run-length code with more runs or longer ones than its {pixels} pixels; export it again"
+        )
+    if isinstance(
+        counts, str | bytes
+    ):  # all but the first three say how much longer they are than the last but one
+        runs[1::2] = runs[1::2].cumsum()
+        runs[2::2] = runs[2::2].cumsum()
+    total = int(runs.sum())
+    if runs.min(initial=0) < 0 or total != pixels:
+        wrong = "negative run lengths" if runs.min(initial=0) < 0 else f"{total} pixels"
+        raise ValueError(
+            f"a run-length code with {wrong}, but its image has {width} x {height} = {pixels}; it is damaged or "
+            "cut short: export it again, or remove the annotation"
+        )
+    if runs[1:].all() and isinstance(counts, str | bytes):
+        return Rle(size=[height, width], counts=counts.encode("ascii") if isinstance(counts, str) else counts)
+    borders, times = np.unique(runs.cumsum()[:-1], return_counts=True)  # empty runs: two borders in one place
+    borders = borders[(times % 2 == 1) & (borders < pixels)]
+    runs = np.diff(borders, prepend=0, append=pixels)
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return Rle(size=rle["size"], counts=rle["counts"])
+
+
+def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    height, width = size
+    if height < 1 or width < 1 or height * width > _MAX_PIXELS:
+        raise ValueError(
+            f"a mask of {width} x {height} pixels; at least one and at most {_MAX_PIXELS} are possible"
+        )
+    return height, width
+
+
+def _checked_ring(ring: object, name: str) -> NDArray[np.float64]:
+    if not isinstance(ring, list | tuple | np.ndarray):
+        raise ValueError(f"{name} is {_short(ring)}; expected a list [x0, y0, x1, y1, ...]")
+    try:
+        flat = np.asarray(ring)
+    except ValueError:  # lists of different lengths
+        flat = np.zeros((0, 0))
+    if flat.ndim != 1 or (len(flat) and flat.dtype.kind not in "iuf"):
+        raise ValueError(f"{name} is {_short(ring)}; expected a flat list of numbers [x0, y0, x1, y1, ...]")
+    if len(flat) % 2 or len(flat) < 6:
+        raise ValueError(
+            f"{name} has {len(flat)} numbers; expected x and y of three points or more: complete or remove it"
+        )
+    return flat.astype(np.float64)
+
+
+def _integers(counts: object) -> NDArray[np.int64]:
+    """Read a list of run lengths."""
+    try:
+        runs = np.asarray(counts) if isinstance(counts, list | tuple | np.ndarray) else np.zeros((0, 0))
+    except ValueError:
+        runs = np.zeros((0, 0))
+    if runs.ndim != 1 or (len(runs) and runs.dtype.kind not in "iu") or runs.dtype == np.uint64:
+        raise ValueError(
+            f"a run-length code with counts {_short(counts)}; expected a list of whole numbers, or compressed text"
+        )
+    return runs.astype(np.int64)
+
+
+def _decompressed(counts: str | bytes) -> NDArray[np.int64]:
+    """Read the numbers of a compressed code: five bits a character, lowest first; the sixth means more follow."""
+    text = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
+    characters = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero((characters & 32) == 0)
+    lengths = np.diff(last, prepend=-1)
+    if (
+        characters.min(initial=0) < 0
+        or characters.max(initial=0) > 63
+        or len(last) == 0
+        or last[-1] != len(characters) - 1
+        or lengths.max() > 7  # more than 35 bits
+    ):
+        raise ValueError(
+            f"a run-length code with counts {_short(counts)}: not COCO's compressed text; export it again"
+        )
+    first = last - lengths + 1
+    place = 5 * (np.arange(len(characters)) - np.repeat(first, lengths))
+    sign = (characters[last] & 16) >> 4
+    numbers: NDArray[np.int64] = np.add.reduceat((characters & 31) << place, first) - (sign << (5 * lengths))
+    return numbers
+
+
+def _short(value: object) -> str:
+    """Show the beginning of a value."""
+    text = repr(value[:60] if isinstance(value, list | tuple | str | bytes) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def trace_polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
