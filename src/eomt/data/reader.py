@@ -45,6 +45,8 @@ class Split:
     ValueError with a message to which the annotation file's name is put in front."""
     left_out: tuple[str, ...] = ()
     """What the reader passed over, each with a count and a reason: `3 annotations without a mask (boxes only)`."""
+    read_bytes: Callable[[Archive, Item], bytes] | None = None
+    """Reads the image file of an item where it may lie inside another file (`Item.image` then names that one)."""
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -57,9 +59,12 @@ class Split:
     def __getitem__(self, index: int) -> Sample:
         """Read one image and its segments. Raises DataError naming the file that is at fault."""
         item = self.items[index]
-        image = read_image(self.archive.read(item.image), self.archive.where(item.image))
+        data = self.archive.read(item.image) if self.read_bytes is None else self.read_bytes(self.archive, item)
+        image = read_image(data, self.archive.where(item.image))
         try:
             segments = self.read_segments(self.archive, item, (image.shape[0], image.shape[1]))
+        except DataError:
+            raise
         except ValueError as error:
             raise DataError(f"{self.archive.where(item.annotation)}: image {item.image_id}: {error}") from error
         return Sample(torch.from_numpy(image).permute(2, 0, 1), segments, item.image_id)
