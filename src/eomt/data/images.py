@@ -164,9 +164,8 @@ def read_color_map(data: bytes, name: str = "mask", max_pixels: int = MAX_PIXELS
         raise _damaged(name, error) from error
     if colors.shape[2] == 4 and colors[..., 3].min() < 255:
         raise DataError(f"{name}: the mask is transparent in places; save it without transparency")
-    weights = np.array([1, 256, 65536], dtype=np.int32)
-    values: NDArray[np.int32] = colors[..., :3] @ weights
-    return values
+    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
+    return red | green << 8 | blue << 16
 
 
 def _stored_bits(file: ImageFile, data: bytes) -> int:
