@@ -99,7 +99,8 @@ def edit(folder: Path, **changes: object) -> None:
         (lambda f: edit(f, model={"backbone": "test_vit", "wings": 2}), "unknown wings"),
         (lambda f: edit(f, weights={"file": "../../etc/passwd", "sha256": ""}), "is not a plain file name"),
         (lambda f: edit(f, model={"backbone": "vit_unknown"}), "timm has no model 'vit_unknown'"),
-        (lambda f: edit(f, categories=[]), "it lists no categories"),
+        (lambda f: edit(f, categories=[]), "says no task or lists no categories"),
+        (lambda f: edit(f, task=None), "says no task or lists no categories"),
     ],
 )
 def test_damage_is_noticed(model: EoMT, tmp_path: Path, damage: object, message: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import DropPath
 
 from conftest import TOY
 from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe, from_json
@@ -342,3 +343,13 @@ def test_refuses_a_used_folder_and_foreign_classes(shapes: Path, tmp_path: Path)
     foreign.categories = (foreign.categories[0]._replace(name="circle"), foreign.categories[1])
     with pytest.raises(DataError, match="classes that the model does not know: circle"):
         train(recipe(shapes), tmp_path / "other", open_folder(shapes, "train"), foreign)
+
+
+def test_a_start_from_a_trained_model_keeps_how_the_recipe_trains(shapes: Path, tmp_path: Path) -> None:
+    Segmenter.from_pretrained("bundled", device="cpu").save(tmp_path / "old")
+    wanted = recipe(shapes)
+    wanted = replace(wanted, model=replace(wanted.model, drop_path=0.3))
+    model, info = loop.build(wanted, open_folder(shapes, "train"), tmp_path / "old")
+    assert info.model.drop_path == 0.3
+    rates = [part.drop_prob for part in model.modules() if isinstance(part, DropPath)]
+    assert max(rates) == 0.3

@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import resource
 import struct
 import tracemalloc
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,6 +242,31 @@ def another_model(path: Path, files: Path) -> None:
     torch.save({"fc.weight": torch.ones(2)}, path)
 
 
+def no_data(path: Path, files: Path) -> None:
+    torch.save({"network.q.weight": torch.ones(3, device="meta")}, path)
+
+
+def scalars(path: Path, files: Path) -> None:
+    state = torch.load(files / "7.bin", weights_only=True)
+    torch.save({name: torch.tensor(1.0) for name in state}, path)
+
+
+def without_joint_blocks(path: Path, files: Path) -> None:
+    state = torch.load(files / "7.bin", weights_only=True)
+    torch.save(state | {"network.attn_mask_probs": torch.zeros(100_000)}, path)
+
+
+def other_pixels(path: Path, files: Path) -> None:
+    state = torch.load(files / "7.bin", weights_only=True)
+    torch.save(state | {"network.encoder.pixel_std": torch.ones(1, 3, 1, 1)}, path)
+
+
+def memo_that_is_not_there(path: Path, files: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02h\x07.")
+        archive.writestr("archive/version", b"3\n")
+
+
 @pytest.mark.parametrize(
     ("lie", "suffix", "message"),
     [
@@ -254,6 +281,11 @@ def another_model(path: Path, files: Path) -> None:
         (empty, ".bin", "not a zip file"),
         (empty, ".safetensors", "damaged or of another kind"),
         (another_model, ".bin", "no weights of EoMT"),
+        (no_data, ".bin", "has no data in the file"),
+        (scalars, ".bin", "files cannot be used"),
+        (without_joint_blocks, ".bin", "100000 joint blocks"),
+        (other_pixels, ".bin", "normalises pixels by a std of"),
+        (memo_that_is_not_there, ".bin", "damaged or of another kind|more than tensors"),
     ],
 )
 def test_a_hostile_file_is_one_clear_error(lie, suffix, message, files, tmp_path):
@@ -371,13 +403,80 @@ def test_settings_that_are_not_known_are_refused(files, tmp_path, setting, value
         load(tmp_path)
 
 
-def test_other_normalisation_is_refused(files, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("image_mean", [0.5, 0.5, 0.5]), ("image_std", 1), ("do_rescale", False), ("rescale_factor", 1 / 127.5)],
+)
+def test_other_normalisation_is_refused(files, tmp_path, setting, value):
     model, info = load(files / "133.bin")
     hugging_face.write(model.state_dict(), info, tmp_path)
     processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**processor, "image_mean": [0.5, 0.5, 0.5]}))
-    with pytest.raises(ModelError, match="image_mean"):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**processor, setting: value}))
+    with pytest.raises(ModelError, match=setting):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("model", "image_size"), [2**40, 2**40]),
+        (("model", "image_size"), [2**62, 2**62]),
+        (("model", "num_queries"), 2**50),
+        (("model", "patch_size"), 64),
+        (("model", "num_joint_blocks"), 10**9),
+        (("model", "backbone"), "vit_7b_patch16_dinov3"),
+        (("weights",), []),
+        (("thresholds",), {"score": 1e999}),
+        (("categories",), [{"name": "a"}] * 7),
+        (("task",), ["panoptic"]),
+    ],
+)
+def test_a_configuration_that_lies_costs_no_memory(files, tmp_path, place, value):
+    checkpoint.save(*load(files / "133.bin"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    part = config if len(place) == 1 else config[place[0]]
+    part[place[-1]] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        load(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("rope_parameters", [1]),
+        ("id2label", None),
+        ("num_blocks", "many"),
+        ("num_blocks", 1e999),
+        ("image_size", {}),
+        ("image_size", 65),
+        ("layer_norm_eps", None),
+        ("eomt", "abc"),
+        ("eomt", {"categories": [3]}),
+        ("hidden_size", []),
+    ],
+)
+def test_any_values_in_a_foreign_configuration_raise_nothing_else(files, tmp_path, setting, value):
+    hugging_face.write(load(files / "133.bin")[0].state_dict(), load(files / "133.bin")[1], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, setting: value}))
+    with suppress(ModelError):
+        load(tmp_path)
+
+
+def test_a_file_beside_its_configuration_is_asked_for_by_its_folder(files, tmp_path):
+    checkpoint.save(*load(files / "133.bin"), tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    with pytest.raises(ModelError, match=f"give their folder, {tmp_path}"):
+        load(weights)
+
+
+@pytest.mark.parametrize("told", [Told(image_size=(60, 64)), Told(patch_size=0), Told(patch_size=-4)])
+def test_a_view_that_patches_do_not_tile_is_a_wrong_option(files, told):
+    with pytest.raises(ConfigError):
+        load(files / "7.bin", told)
 
 
 @pytest.mark.parametrize(
@@ -394,6 +493,38 @@ def test_other_normalisation_is_refused(files, tmp_path):
 def test_what_transformers_cannot_hold_is_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         hugging_face.their_config(ModelInfo("panoptic", CATEGORIES, replace(DINOV2, **change)), 7)
+
+
+@pytest.mark.parametrize("layout", ["hf", "authors"])
+def test_dinov3_without_biases_goes_out_with_zeros(files, tmp_path, layout):
+    """timm's own DINOv3 has no biases of queries and values; the other projects' has."""
+    config = replace(DINOV3, backbone="vit_small_patch16_dinov3.lvd1689m", rope_rescale=2.0, drop_path=0.1)
+    model, info = random_model(config, 7), ModelInfo("instance", CATEGORIES, config)
+    if layout == "hf":
+        hugging_face.write(model.state_dict(), info, tmp_path)
+        again, told = load(tmp_path)
+        assert told == replace(info, model=replace(config, backbone="vit_small_patch16_dinov3_qkvb"))
+    else:
+        authors.write(model.state_dict(), info, tmp_path / "model.bin")
+        again, told = load(tmp_path / "model.bin", Told(image_size=config.image_size))
+    mine, theirs = model.state_dict(), again.state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in mine.items())
+    assert all(not theirs[name].any() for name in theirs.keys() - mine.keys())
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.allclose(model(images)[0].mask_logits, again.eval()(images)[0].mask_logits, atol=1e-4)
+
+
+def test_what_the_authors_cannot_hold_is_refused(tmp_path):
+    config = replace(DINOV2, norm_eps=1e-5)
+    with pytest.raises(ConfigError, match="no place for the epsilon"):
+        authors.write(random_model(config, 7).state_dict(), ModelInfo(None, (), config), tmp_path / "model.bin")
+
+
+def test_a_file_saved_with_masked_attention_keeps_it(files, tmp_path):
+    state = torch.load(files / "7.bin", weights_only=True)
+    torch.save(state | {"network.attn_mask_probs": torch.ones(1)}, tmp_path / "masked.bin")
+    assert load(tmp_path / "masked.bin")[1].model == replace(DINOV2, masked_inference=True)
 
 
 # The command.

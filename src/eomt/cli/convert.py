@@ -103,7 +103,6 @@ def write(model: "EoMT", info: "ModelInfo", folder: Path, layout: Layout, storag
     elif layout == "hf":
         hugging_face.write(model.state_dict(), info, folder)
     else:
-        folder.mkdir(parents=True, exist_ok=True)
         authors.write(model.state_dict(), info, folder / "pytorch_model.bin")
 
 

@@ -33,8 +33,8 @@ from eomt.training.loss import count_masks, segmentation_loss
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
 from eomt.training.track import Track
 from eomt.types import Batch, Dataset, Target
+from eomt.weights import checkpoint, source
 from eomt.weights.checkpoint import ModelInfo
-from eomt.weights.source import Told, load
 
 __all__ = ["TrainResult", "train"]
 
@@ -315,17 +315,18 @@ def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[
     info = ModelInfo(recipe.task, data.categories, recipe.model, recipe.thresholds)
     if init_from is None:
         return EoMT(recipe.model, len(data.categories)), info
-    told = Told(image_size=recipe.model.image_size, patch_size=recipe.model.patch_size)
-    trained, old = load(init_from, told)
-    # What is no architecture stays the recipe's: how memory is spared, and whether prediction masks attention.
+    told = source.Told(image_size=recipe.model.image_size, patch_size=recipe.model.patch_size)
+    old, state = source.read(init_from, told)
+    # What is no architecture stays the recipe's: how it is trained, and whether prediction masks attention.
     own = replace(
         old.model,
+        drop_path=recipe.model.drop_path,
+        rope_rescale=recipe.model.rope_rescale,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         masked_inference=recipe.model.masked_inference,
     )
     info = replace(info, model=own)
-    trained.config = own
-    trained.backbone.gradient_checkpointing = own.gradient_checkpointing
+    trained = checkpoint.build(replace(old, model=own), state, init_from)
     known, wanted = (
         [(c.name, c.is_thing) for c in categories] for categories in (old.categories, data.categories)
     )

@@ -3,16 +3,20 @@
 Only the families that published EoMT models have: DINOv2 and DINOv3. Heads are 64 wide in all of them.
 """
 
+import logging
 from math import isqrt
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from eomt.config import ModelConfig, TaskName
+from eomt.config import LossConfig, ModelConfig, TaskName
 from eomt.errors import ModelError
-from eomt.weights.names import VIT
+from eomt.weights.names import VIT, State
 
-__all__ = ["BACKBONES", "KNOWN_CLASSES", "num_classes", "recognise"]
+__all__ = ["BACKBONES", "KNOWN_CLASSES", "annealing", "class_weights", "is_masked", "num_classes", "recognise"]
+
+log = logging.getLogger("eomt")
 
 KNOWN_CLASSES: dict[int, tuple[str, TaskName | None]] = {
     133: ("coco_panoptic", "panoptic"),
@@ -34,40 +38,31 @@ class Shape(NamedTuple):
     dinov3: bool
 
 
-def _family(stem: str, registers: int, dinov3: bool, gated: str) -> dict[str, Shape]:
-    sizes = {
-        "small": (384, 12, 1536),
-        "small_plus": (384, 12, 1536),
-        "base": (768, 12, 3072),
-        "large": (1024, 24, 4096),
-        "huge_plus": (1280, 32, 5120),
-        "giant": (1536, 40, 4096),
-    }
-    known = (
-        ("small", "small_plus", "base", "large", "huge_plus") if dinov3 else ("small", "base", "large", "giant")
-    )
-    return {
-        stem.format(name): Shape(width, depth, registers, hidden, name in gated.split(), dinov3)
-        for name, (width, depth, hidden) in sizes.items()
-        if name in known
-    }
-
-
 BACKBONES = {
-    **_family("vit_{}_patch14_reg4_dinov2", 4, dinov3=False, gated="giant"),
-    **_family("vit_{}_patch14_dinov2", 0, dinov3=False, gated="giant"),
-    **_family("vit_{}_patch16_dinov3_qkvb", 4, dinov3=True, gated="small_plus huge_plus"),
+    "vit_small_patch14_reg4_dinov2": Shape(384, 12, 4, 1536, gated=False, dinov3=False),
+    "vit_base_patch14_reg4_dinov2": Shape(768, 12, 4, 3072, gated=False, dinov3=False),
+    "vit_large_patch14_reg4_dinov2": Shape(1024, 24, 4, 4096, gated=False, dinov3=False),
+    "vit_giant_patch14_reg4_dinov2": Shape(1536, 40, 4, 4096, gated=True, dinov3=False),
+    "vit_small_patch14_dinov2": Shape(384, 12, 0, 1536, gated=False, dinov3=False),
+    "vit_base_patch14_dinov2": Shape(768, 12, 0, 3072, gated=False, dinov3=False),
+    "vit_large_patch14_dinov2": Shape(1024, 24, 0, 4096, gated=False, dinov3=False),
+    "vit_giant_patch14_dinov2": Shape(1536, 40, 0, 4096, gated=True, dinov3=False),
+    "vit_small_patch16_dinov3_qkvb": Shape(384, 12, 4, 1536, gated=False, dinov3=True),
+    "vit_small_plus_patch16_dinov3_qkvb": Shape(384, 12, 4, 1536, gated=True, dinov3=True),
+    "vit_base_patch16_dinov3_qkvb": Shape(768, 12, 4, 3072, gated=False, dinov3=True),
+    "vit_large_patch16_dinov3_qkvb": Shape(1024, 24, 4, 4096, gated=False, dinov3=True),
+    "vit_huge_plus_patch16_dinov3_qkvb": Shape(1280, 32, 4, 5120, gated=True, dinov3=True),
 }
 """Shapes by timm's names."""
 
 
-def num_classes(state: dict[str, Tensor]) -> int:
+def num_classes(state: State) -> int:
     """Count the classes that a state's class head knows, without *no object*."""
     return len(state["class_head.weight"]) - 1
 
 
 def recognise(
-    state: dict[str, Tensor], where: object, num_joint_blocks: int, image_size: tuple[int, int] | None = None
+    state: State, where: object, num_joint_blocks: int, image_size: tuple[int, int] | None = None
 ) -> ModelConfig:
     """Give the architecture that a state under our names belongs to.
 
@@ -99,7 +94,28 @@ def recognise(
     )
 
 
-def _shape(state: dict[str, Tensor]) -> Shape:
+def class_weights(state: State) -> Tensor:
+    """Give the loss's weight of each class and of *no object*, a buffer in other projects' files."""
+    return torch.tensor([1.0] * num_classes(state) + [LossConfig.no_object_weight])
+
+
+def annealing(model: ModelConfig) -> Tensor:
+    """Give the probability of masked attention in each joint block, a buffer in other projects' files."""
+    return torch.full((model.num_joint_blocks,), float(model.masked_inference))
+
+
+def is_masked(probabilities: Tensor | None, where: object) -> bool:
+    """Tell whether prediction masks attention: it does where the annealing buffer of a file is still all ones."""
+    if probabilities is None or not probabilities.any():
+        return False
+    if bool((probabilities == 1).all()):
+        log.warning("%s: saved with masked attention, which is therefore kept in prediction (slow)", where)
+        return True
+    log.warning("%s: saved in the midst of mask annealing; used without masked attention", where)
+    return False
+
+
+def _shape(state: State) -> Shape:
     block = f"{VIT}.blocks.0"
     gate_apart = f"{block}.mlp.fc1_g.weight" in state
     hidden = state[f"{block}.mlp.fc2.weight"].shape[1]
@@ -114,14 +130,12 @@ def _shape(state: dict[str, Tensor]) -> Shape:
     )
 
 
-def _count(state: dict[str, Tensor], prefix: str) -> int:
+def _count(state: State, prefix: str) -> int:
     """Count the numbered parts that begin so."""
     return len({name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)})
 
 
-def _view(
-    state: dict[str, Tensor], patch: int, image_size: tuple[int, int] | None, where: object
-) -> tuple[int, int]:
+def _view(state: State, patch: int, image_size: tuple[int, int] | None, where: object) -> tuple[int, int]:
     positions = state.get(f"{VIT}.pos_embed")
     if positions is not None:
         # DINOv2 without registers has an entry for the class token, too.
@@ -136,7 +150,8 @@ def _view(
     if positions is None:
         raise ModelError(
             f"model {where}: its weights do not tell the size of its view (DINOv3 has no table of positions); say "
-            f"it: eomt convert {where} DIR --image-size 640 640 (image_size=), the size of most published ones"
+            f"it: --image-size 640 640 (image_size=) is that of most published ones; eomt convert {where} DIR "
+            "--image-size SIDE SIDE --task TASK --classes CLASSES writes it down with what else is open"
         )
     raise ModelError(
         f"model {where}: {positions.shape[-2]} positions are no square; say the size of its "

@@ -4,6 +4,7 @@ Their DINOv3 files are differences from DINOv3's own weights ("deltas"), those t
 nothing in a file says which it is. It is measured here. A file names no task, classes, thresholds or view.
 """
 
+import io
 import logging
 import math
 import re
@@ -13,16 +14,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from eomt.categories import class_table
 from eomt.config import ModelConfig
 from eomt.errors import ConfigError, ModelError
+from eomt.files import write_aside
 from eomt.models.backbone import Backbone, pixel_statistics
-from eomt.weights.architecture import KNOWN_CLASSES, num_classes, recognise
+from eomt.weights.architecture import KNOWN_CLASSES, annealing, class_weights, is_masked, num_classes, recognise
 from eomt.weights.checkpoint import ModelInfo
-from eomt.weights.names import AUTHORS, AUTHORS_DINOV3, DINOV3, VIT, from_ours, to_ours
+from eomt.weights.names import AUTHORS, AUTHORS_DINOV3, DINOV3, VIT, State, from_ours, to_ours, with_biases
 from eomt.weights.tensors import read_tensors
 
 __all__ = ["Kind", "read", "tell_kind", "write"]
@@ -30,8 +32,7 @@ __all__ = ["Kind", "read", "tell_kind", "write"]
 log = logging.getLogger("eomt")
 
 Kind = Literal["auto", "delta", "absolute"]
-State = dict[str, Tensor]
-MEAN = "network.encoder.pixel_mean"
+MEAN, STD = "network.encoder.pixel_mean", "network.encoder.pixel_std"
 JOINT_BLOCKS = {384: 3, 768: 3, 1024: 4, 1280: 4, 1536: 5}
 """Of the published models, by width; a file without the annealing buffer does not say."""
 NORM_OF_DELTA, MEAN_OF_DELTA = 0.1, 0.01
@@ -53,13 +54,15 @@ def read(
     state = to_ours(theirs, AUTHORS_DINOV3 if dinov3 else AUTHORS)
     state = {name: value.float() for name, value in state.items()}
     probabilities = theirs.get("network.attn_mask_probs")
-    joint = JOINT_BLOCKS.get(_width(state), 4) if probabilities is None else len(probabilities)
-    model = recognise(state, path, joint, image_size)
+    model = recognise(state, path, _joint_blocks(state, probabilities, path), image_size)
+    model = replace(model, masked_inference=is_masked(probabilities, path))
     if dinov3:
         own = None if base is None else read_base(base, model)
         state = make_absolute(state, own, kind, theirs.get(MEAN), path)
     elif kind == "delta":
         raise ConfigError(f"model {path}: not a DINOv3 model, so it cannot be a delta")
+    if MEAN in theirs and STD in theirs and not (dinov3 and theirs[MEAN].abs().max() < MEAN_OF_DELTA):
+        _check_pixels(theirs[MEAN], theirs[STD], model, path)
     table, task = KNOWN_CLASSES.get(num_classes(state), (None, None))
     if table is not None:
         log.info("%s: %d classes, taken for those of %s", path, num_classes(state), table)
@@ -74,7 +77,7 @@ def read_base(source: str, model: ModelConfig) -> State:
     """
     if source == "auto":
         tensors = Backbone(replace(model, weights="auto")).state_dict()
-        return {f"backbone.{name}": value for name, value in tensors.items()}
+        return with_biases({f"backbone.{name}": value for name, value in tensors.items()})
     path = Path(source)
     tensors = read_tensors(path / "model.safetensors" if path.is_dir() else path)
     tensors = {name.removeprefix("model.").replace("layers.", "layer."): value for name, value in tensors.items()}
@@ -82,7 +85,7 @@ def read_base(source: str, model: ModelConfig) -> State:
         renamed = to_ours(tensors, DINOV3)
     else:
         renamed = {f"{VIT}.{name}": value for name, value in tensors.items()}
-    return {name: value.float() for name, value in renamed.items()}
+    return with_biases({name: value.float() for name, value in renamed.items()})
 
 
 def write(state: State, info: ModelInfo, path: Path) -> None:
@@ -93,18 +96,25 @@ def write(state: State, info: ModelInfo, path: Path) -> None:
     dinov3 = "dinov3" in info.model.backbone
     if not dinov3 and f"{VIT}.pos_embed" not in state:
         raise ConfigError(f"the authors' code has no backbone {info.model.backbone}")
+    if info.model.norm_eps is not None:
+        raise ConfigError(
+            f"the authors' code has no place for the epsilon of the layer norms, here {info.model.norm_eps}"
+        )
     theirs = from_ours(state, AUTHORS_DINOV3 if dinov3 else AUTHORS)
     pixels = pixel_statistics(info.model.backbone)
     theirs |= {
-        "network.attn_mask_probs": torch.full((info.model.num_joint_blocks,), float(info.model.masked_inference)),
+        "network.attn_mask_probs": annealing(info.model),
         MEAN: torch.tensor(pixels["mean"]).view(1, 3, 1, 1),
-        "network.encoder.pixel_std": torch.tensor(pixels["std"]).view(1, 3, 1, 1),
-        "criterion.empty_weight": torch.tensor([1.0] * num_classes(state) + [0.1]),
+        STD: torch.tensor(pixels["std"]).view(1, 3, 1, 1),
+        "criterion.empty_weight": class_weights(state),
     }
+    content = io.BytesIO()
     if path.suffix == ".safetensors":
-        save_file(theirs, path)
+        content.write(save_safetensors(theirs))
     else:
-        torch.save(theirs, path)
+        torch.save(theirs, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(path, content.getvalue())
 
 
 def make_absolute(state: State, base: State | None, kind: Kind, pixel_mean: Tensor | None, path: Path) -> State:
@@ -164,5 +174,25 @@ def _length(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(float(tensor.float().square().sum()) for tensor in tensors))
 
 
-def _width(state: State) -> int:
-    return state["queries.weight"].shape[-1] if "queries.weight" in state else 0
+def _joint_blocks(state: State, probabilities: Tensor | None, path: Path) -> int:
+    """Count the joint blocks by the annealing buffer; without it, guess by published models of this width."""
+    if probabilities is not None:
+        return len(probabilities)
+    width = state["queries.weight"].shape[-1] if "queries.weight" in state else 0
+    guess = JOINT_BLOCKS.get(width, 4)
+    log.warning(
+        "%s: it does not say how many joint blocks it has; %d, as published models of its width", path, guess
+    )
+    return guess
+
+
+def _check_pixels(mean: Tensor, std: Tensor, model: ModelConfig, path: Path) -> None:
+    """Refuse pixels that are normalised otherwise than the backbone's own."""
+    known = pixel_statistics(model.backbone)
+    for name, found in (("mean", mean), ("std", std)):
+        values = found.flatten().tolist()
+        if len(values) != 3 or max(abs(a - b) for a, b in zip(values, known[name], strict=True)) > 1e-3:
+            raise ModelError(
+                f"model {path}: it normalises pixels by a {name} of {values}, its backbone by {known[name]}; such "
+                "a model is not known here"
+            )

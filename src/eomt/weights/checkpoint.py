@@ -24,6 +24,8 @@ from eomt.errors import ConfigError, ModelError
 from eomt.files import write_aside
 from eomt.models.blank import Blank
 from eomt.models.eomt import EoMT
+from eomt.weights.names import State
+from eomt.weights.tensors import first_line
 
 __all__ = [
     "BUNDLED",
@@ -44,7 +46,6 @@ BUNDLED = "bundled"
 SCALE = ":scale"
 LISTED = 8
 """So many names of weights that do not fit are listed."""
-State = dict[str, Tensor]
 Storage = Literal["fp32", "fp16", "int8"]
 
 
@@ -113,14 +114,27 @@ def load(source: str | Path) -> tuple[EoMT, ModelInfo]:
 
 
 def build(info: ModelInfo, state: State, where: object) -> EoMT:
-    """Make the model of a state. Raises ModelError with the names of the weights that do not fit."""
+    """Make the model of a state. Raises ModelError with the names of the weights that do not fit.
+
+    They are compared before memory is taken for the model, whose configuration may claim any size.
+    """
     try:
         num_classes = len(info.categories) or len(state["class_head.weight"]) - 1
+        config = replace(info.model, weights="none")
+        with torch.device("meta"):
+            wanted = EoMT(config, num_classes).state_dict()
+        _check_fit(state, wanted, info, where)
         with Blank():
-            model = EoMT(replace(info.model, weights="none"), num_classes)
-    except (KeyError, ConfigError) as error:
-        raise ModelError(f"model {where}: its configuration cannot be used ({error})") from error
-    wanted = model.state_dict()
+            model = EoMT(config, num_classes)
+    except ModelError:
+        raise
+    except (ConfigError, LookupError, OverflowError, RuntimeError, TypeError) as error:
+        raise ModelError(f"model {where}: its configuration cannot be used ({first_line(error)})") from error
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _check_fit(state: State, wanted: State, info: ModelInfo, where: object) -> None:
     complaints = {
         "missing": sorted(set(wanted) - set(state)),
         "not of this model": sorted(set(state) - set(wanted)),
@@ -133,8 +147,6 @@ def build(info: ModelInfo, state: State, where: object) -> EoMT:
     if any(complaints.values()):
         told = "; ".join(f"{kind}: {_listed(names)}" for kind, names in complaints.items() if names)
         raise ModelError(f"model {where}: its weights do not fit its architecture ({info.model.backbone}). {told}")
-    model.load_state_dict(state)
-    return model.eval()
 
 
 def _shape(tensor: Tensor) -> str:
@@ -172,7 +184,7 @@ def info_to_json(info: ModelInfo) -> dict[str, Any]:
 
 def info_from_json(config: Any) -> ModelInfo:
     """Read what a model is, trusting no value. Raises ConfigError, KeyError, TypeError or ValueError."""
-    if config["task"] not in ("semantic", "instance", "panoptic"):
+    if config["task"] not in ("semantic", "instance", "panoptic", None):
         raise ConfigError(f"task {config['task']!r} is not semantic, instance or panoptic")
     categories = tuple(
         Category(str(c["name"]), bool(c["is_thing"]), int(c["id"]), (int(r), int(g), int(b)))
@@ -191,8 +203,8 @@ def _parse(config: Any) -> tuple[ModelInfo, str, str]:
     """Read `config.json`: what the model is, and the name and the digest of its weights."""
     if config["format"] != FORMAT:
         raise ConfigError(f"format {config['format']!r}; this version reads format {FORMAT}")
-    if not config["categories"]:
-        raise ConfigError("it lists no categories")
+    if config["task"] is None or not config["categories"]:
+        raise ConfigError("it says no task or lists no categories")
     file = str(config["weights"]["file"])
     if Path(file).name != file:
         raise ConfigError(f"weights file {file!r} is not a plain file name")

@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from safetensors.torch import save as save_safetensors
-from torch import Tensor
 
 from eomt.categories import Category, class_table, distinct_color
 from eomt.config import ModelConfig
@@ -21,21 +20,30 @@ from eomt.errors import ConfigError, ModelError
 from eomt.files import write_aside
 from eomt.models.backbone import pixel_statistics
 from eomt.models.eomt import num_upscale_blocks
-from eomt.weights.architecture import BACKBONES, KNOWN_CLASSES, num_classes, recognise
+from eomt.weights.architecture import (
+    BACKBONES,
+    KNOWN_CLASSES,
+    annealing,
+    class_weights,
+    is_masked,
+    num_classes,
+    recognise,
+)
 from eomt.weights.card import card
 from eomt.weights.checkpoint import ModelInfo, info_from_json, info_to_json
-from eomt.weights.names import HUGGING_FACE, HUGGING_FACE_DINOV3, from_ours, to_ours
+from eomt.weights.names import HUGGING_FACE, HUGGING_FACE_DINOV3, State, from_ours, to_ours
 from eomt.weights.tensors import read_tensors
 
 __all__ = ["MODEL_TYPES", "read", "write"]
 
 log = logging.getLogger("eomt")
 
-State = dict[str, Tensor]
 MODEL_TYPES = {"eomt": HUGGING_FACE, "eomt_dinov3": HUGGING_FACE_DINOV3}
 NORM_EPS = {"eomt": 1e-6, "eomt_dinov3": 1e-5}
 """Of the backbones as timm has them."""
 INDEX = "model.safetensors.index.json"
+TRAINING_ONLY = ("drop_path", "rope_rescale", "gradient_checkpointing")
+"""What our key adds to an architecture that the weights tell."""
 OURS = "eomt"
 """Key of what is ours in their configuration."""
 SAVED_ANEW = "transformers_version"
@@ -50,24 +58,19 @@ def read(folder: Path, image_size: tuple[int, int] | None = None) -> tuple[Model
     config = _read_json(folder / "config.json")
     theirs = _read_weights(folder)
     _check_sum(folder, config)
-    try:
-        layout = MODEL_TYPES[config["model_type"]]
-        _refuse_other_kinds(config, folder)
-        state = {name: value.float() for name, value in to_ours(theirs, layout).items()}
-        model = recognise(state, folder, int(config["num_blocks"]), image_size or _view(config))
-        eps = float(config["layer_norm_eps"])
-        processor = _read_json(folder / "preprocessor_config.json", optional=True)
-        model = replace(
-            model,
-            norm_eps=None if eps == NORM_EPS[config["model_type"]] else eps,
-            masked_inference=_is_masked(theirs.get("attn_mask_probs"), folder),
-        )
-        _check_normalisation(processor, model, folder)
-        return _info(config, processor, model, num_classes(state), folder), state
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"model {folder}: config.json cannot be used ({error!r})") from error
+    layout = MODEL_TYPES[config["model_type"]]
+    _refuse_other_kinds(config, folder)
+    state = {name: value.float() for name, value in to_ours(theirs, layout).items()}
+    model = recognise(state, folder, int(config["num_blocks"]), image_size or _view(config))
+    eps = float(config["layer_norm_eps"])
+    processor = _read_json(folder / "preprocessor_config.json", optional=True)
+    model = replace(
+        model,
+        norm_eps=None if eps == NORM_EPS[config["model_type"]] else eps,
+        masked_inference=is_masked(theirs.get("attn_mask_probs"), folder),
+    )
+    _check_pixels(processor, model, folder)
+    return _info(config, processor, model, num_classes(state), folder), state
 
 
 def write(state: State, info: ModelInfo, folder: Path) -> None:
@@ -77,9 +80,8 @@ def write(state: State, info: ModelInfo, folder: Path) -> None:
     """
     config = their_config(info, num_classes(state))
     layout = MODEL_TYPES[config["model_type"]]
-    theirs = from_ours(_with_biases(state) if layout.dinov3 else state, layout)
-    theirs["attn_mask_probs"] = torch.full((info.model.num_joint_blocks,), float(info.model.masked_inference))
-    theirs["criterion.empty_weight"] = torch.tensor([1.0] * num_classes(state) + [0.1])
+    theirs = from_ours(state, layout)
+    theirs |= {"attn_mask_probs": annealing(info.model), "criterion.empty_weight": class_weights(state)}
     weights = save_safetensors(theirs, metadata={"format": "pt"})
     config[OURS] = {**config.get(OURS, {}), "sha256": hashlib.sha256(weights).hexdigest()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,9 +94,10 @@ def write(state: State, info: ModelInfo, folder: Path) -> None:
 def their_config(info: ModelInfo, classes: int) -> dict[str, Any]:
     """Say what a model is in the words of their configuration."""
     model = info.model
-    if model.backbone not in BACKBONES and model.backbone.removesuffix("_qkvb") + "_qkvb" not in BACKBONES:
+    name = model.backbone.partition(".")[0]  # without the tag of its weights
+    shape = BACKBONES.get(name) or BACKBONES.get(name + "_qkvb")
+    if shape is None:
         raise ConfigError(f"Hugging Face's EoMT has no backbone {model.backbone}; it has {', '.join(BACKBONES)}")
-    shape = BACKBONES.get(model.backbone) or BACKBONES[model.backbone + "_qkvb"]
     if not shape.registers:
         raise ConfigError(
             f"Hugging Face's EoMT has no position for the class token, which {model.backbone} has: a backbone "
@@ -137,7 +140,7 @@ def their_config(info: ModelInfo, classes: int) -> dict[str, Any]:
         config |= {"intermediate_size": shape.hidden, "rope_parameters": rope}
     else:
         config["use_swiglu_ffn"] = shape.gated
-    if info.task is not None and info.categories:
+    if info.categories:
         config[OURS] = info_to_json(info)
     return config
 
@@ -226,26 +229,15 @@ def _view(config: dict[str, Any]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _is_masked(probabilities: Tensor | None, folder: Path) -> bool:
-    """Tell whether transformers masks attention in prediction: it does where a block's probability is not 0."""
-    if probabilities is None or not probabilities.any():
-        return False
-    if bool((probabilities == 1).all()):
-        log.warning("%s: saved with masked attention, which is therefore kept in prediction (slow)", folder)
-        return True
-    log.warning("%s: saved in the midst of mask annealing; used without masked attention", folder)
-    return False
-
-
-def _check_normalisation(processor: dict[str, Any], model: ModelConfig, folder: Path) -> None:
-    """Refuse pixels that are normalised otherwise than the backbone's own."""
+def _check_pixels(processor: dict[str, Any], model: ModelConfig, folder: Path) -> None:
+    """Refuse pixels that are scaled or normalised otherwise than the backbone's own."""
     ours = their_processor(ModelInfo(None, (), model))
-    for name in ("image_mean", "image_std"):
-        found = processor.get(name, ours[name])
-        if max(abs(float(a) - b) for a, b in zip(found, ours[name], strict=True)) > 1e-3:
+    for name in ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"):
+        found, wanted = np.asarray(processor.get(name, ours[name]), float), np.asarray(ours[name], float)
+        if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-3, atol=0):
             raise ModelError(
-                f"model {folder}: preprocessor_config.json has {name} {found}, its backbone {ours[name]}; such a "
-                "model is not known here"
+                f"model {folder}: preprocessor_config.json has {name} {processor[name]}, its backbone "
+                f"{ours[name]}; such a model is not known here"
             )
 
 
@@ -257,10 +249,8 @@ def _info(
     written = config.get(OURS)
     if isinstance(written, dict) and [c["name"] for c in written.get("categories", ())] == names:
         told = info_from_json(written)  # but where somebody fine-tuned it to other classes since
-        backbone = (
-            told.model.backbone if told.model.backbone.removesuffix("_qkvb") in model.backbone else model.backbone
-        )
-        return replace(told, model=replace(model, backbone=backbone))
+        training = {name: getattr(told.model, name) for name in TRAINING_ONLY}
+        return replace(told, model=replace(model, **training))
     table, task = KNOWN_CLASSES.get(classes, (None, None))
     known = () if table is None else class_table(table)
     generic = all(name == f"LABEL_{label}" for label, name in enumerate(names))
@@ -276,16 +266,6 @@ def _as_things(names: list[str], folder: Path) -> tuple[Category, ...]:
     """Make categories of names; transformers too keeps segments of one class apart if not told what is stuff."""
     log.info("%s: config.json does not say which classes are stuff: all are taken for things", folder)
     return tuple(Category(name, True, label, distinct_color(label)) for label, name in enumerate(names))
-
-
-def _with_biases(state: State) -> State:
-    """Add the biases of queries and values as zeros where the backbone goes without."""
-    biases: State = {}
-    for name, value in state.items():
-        block, found, _ = name.partition(".attn.qkv.weight")
-        if found and f"{block}.attn.q_bias" not in state:
-            biases |= {f"{block}.attn.{part}_bias": torch.zeros(value.shape[1]) for part in "qv"}
-    return {**state, **biases}
 
 
 def _dump(values: dict[str, Any]) -> bytes:

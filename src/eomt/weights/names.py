@@ -19,12 +19,14 @@ __all__ = [
     "HUGGING_FACE_DINOV3",
     "VIT",
     "Layout",
+    "State",
     "from_ours",
     "to_ours",
+    "with_biases",
 ]
 
 State = dict[str, Tensor]
-
+"""Weights by their names."""
 VIT, BLOCK = "backbone.vit", "backbone.vit.blocks.#"
 QKV = ("q", "k", "v")
 
@@ -64,7 +66,7 @@ def to_ours(state: State, layout: Layout) -> State:
 
 def from_ours(state: State, layout: Layout) -> State:
     """Rename our state to another project's names."""
-    weights = _cut(state, layout) if layout.apart else dict(state)
+    weights = _cut(with_biases(state) if layout.dinov3 else state, layout) if layout.apart else dict(state)
     if layout.flat_positions:
         weights[f"{VIT}.pos_embed"] = weights[f"{VIT}.pos_embed"][0]
     rows = _rows(layout, gated=any(".mlp.fc1_g." in name for name in weights))
@@ -122,6 +124,16 @@ def _cut(state: State, layout: Layout) -> State:
         else:
             cut[name] = value
     return cut
+
+
+def with_biases(state: State) -> State:
+    """Add biases of queries and values, zeros, where timm's DINOv3 goes without: other projects' have them."""
+    biases: State = {}
+    for name, value in state.items():
+        block, found, _ = name.partition(".attn.qkv.weight")
+        if found and f"{block}.attn.q_bias" not in state:
+            biases |= {f"{block}.attn.{part}_bias": torch.zeros(value.shape[1]) for part in "qv"}
+    return {**state, **biases}
 
 
 def _is_gated(state: State, name: str) -> bool:

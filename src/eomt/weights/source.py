@@ -12,13 +12,15 @@ from pathlib import Path
 from eomt.categories import Category, class_table
 from eomt.config import TaskName
 from eomt.data.folder import read_categories
-from eomt.errors import ConfigError, ModelError
-from eomt.models.backbone import resample
+from eomt.errors import ConfigError, EomtError, ModelError
+from eomt.models.backbone import check, resample
 from eomt.models.eomt import EoMT, num_upscale_blocks
 from eomt.weights import authors, checkpoint, hub, hugging_face, zoo
+from eomt.weights.architecture import num_classes
 from eomt.weights.authors import Kind
-from eomt.weights.checkpoint import BUNDLED, ModelInfo, State
-from eomt.weights.tensors import WEIGHTS_SUFFIXES
+from eomt.weights.checkpoint import BUNDLED, ModelInfo
+from eomt.weights.names import State
+from eomt.weights.tensors import WEIGHTS_SUFFIXES, first_line
 from eomt.weights.zoo import Published
 
 __all__ = ["Classes", "Told", "load", "read"]
@@ -52,31 +54,48 @@ def load(source: str | Path, told: Told | None = None) -> tuple[EoMT, ModelInfo]
     `source` is a folder or a file; or `bundled`; or a name that `eomt models ls` lists, or OWNER/NAME of a
     repository: these are fetched unless they are in the cache. Raises ModelError or ConfigError.
     """
-    told = told or Told()
-    info, state = read(source, told)
-    wanted = replace(
-        info.model,
-        image_size=told.image_size or info.model.image_size,
-        patch_size=told.patch_size or info.model.patch_size,
-    )
-    if num_upscale_blocks(wanted) != num_upscale_blocks(info.model):  # which follows from the patches, if not said
-        wanted = replace(wanted, num_upscale_blocks=num_upscale_blocks(info.model))
-    if wanted != info.model:
-        state, info = resample(state, info.model, wanted), replace(info, model=wanted)
+    info, state = read(source, told or Told())
     return checkpoint.build(info, state, source), info
 
 
 def read(source: str | Path, told: Told) -> tuple[ModelInfo, State]:
-    """Read a model's weights under our names, and what it is; its own view and patches are not changed yet."""
+    """Read a model's weights under our names, resampled to the view and the patches told, and what it is."""
     published = None if source == BUNDLED or Path(source).exists() else zoo.find(str(source))
     if published is not None:
         told = _with_published(told, published)
-    info, state = _read_place(_place(source, published), told)
+    place = _place(source, published)
+    try:
+        info, state = _read_place(place, told)
+        info, state = _resampled(info, state, told)
+        known = num_classes(state)
+    except EomtError:
+        raise
+    # Files come from anywhere, and each value in them may be of any kind: this is where all of it is caught.
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"model {place}: its files cannot be used ({type(error).__name__}: {first_line(error)}); they are "
+            "damaged, or not of a layout known here"
+        ) from error
     categories = info.categories if told.classes is None else _categories(told.classes)
-    count = len(state["class_head.weight"]) - 1 if "class_head.weight" in state else len(categories)
-    if categories and len(categories) != count:
-        raise ConfigError(f"model {source} knows {count} classes, but --classes (classes=) has {len(categories)}")
+    if categories and len(categories) != known:
+        raise ConfigError(f"model {source} knows {known} classes, but --classes (classes=) has {len(categories)}")
     return replace(info, task=told.task or info.task, categories=categories), state
+
+
+def _resampled(info: ModelInfo, state: State, told: Told) -> tuple[ModelInfo, State]:
+    """Bring positions and patches to the view and the patch size told. Raises ConfigError for unfit ones."""
+    old = info.model
+    new = replace(
+        old,
+        image_size=old.image_size if told.image_size is None else told.image_size,
+        patch_size=old.patch_size if told.patch_size is None else told.patch_size,
+    )
+    if new == old:
+        return info, state
+    check(new)
+    if num_upscale_blocks(new) != num_upscale_blocks(old):  # which follows from the patches, if not said
+        new = replace(new, num_upscale_blocks=num_upscale_blocks(old))
+    return replace(info, model=new), resample(state, old, new)
 
 
 def _place(source: str | Path, published: Published | None) -> Path:
@@ -86,8 +105,10 @@ def _place(source: str | Path, published: Published | None) -> Path:
             raise ModelError(f"model {published.name}: it cannot be loaded here; {published.note}")
         return hub.fetch(published.repository)
     path = Path(source)
-    if source == BUNDLED or path.exists():
-        return checkpoint.find(source) if source == BUNDLED or _is_ours(path) else path
+    if source == BUNDLED:
+        return checkpoint.find(source)
+    if path.exists():
+        return path
     if REPOSITORY.fullmatch(str(source)) and not path.parent.exists():
         return hub.fetch(str(source))
     near = zoo.suggest(str(source))
@@ -99,45 +120,35 @@ def _place(source: str | Path, published: Published | None) -> Path:
     )
 
 
-def _is_ours(path: Path) -> bool:
-    """Tell whether a folder holds one of our checkpoints, or a run that has some."""
-    if any((path / part / "config.json").is_file() for part in ("best", "last")):
-        return True
-    return path.is_dir() and not _model_type(path) and not any(_weights_in(path))
+def _read_place(place: Path, told: Told) -> tuple[ModelInfo, State]:
+    """Hand a folder or a file to the reader of its kind."""
+    if place.is_file():
+        if (place.parent / "config.json").is_file():
+            raise ModelError(f"model {place}: its configuration lies beside it; give their folder, {place.parent}")
+        return authors.read(place, told.base, told.kind, told.image_size)
+    if (place / "config.json").is_file():
+        kind = _model_type(place / "config.json")
+        if kind is None:
+            return checkpoint.read(place)
+        if kind in hugging_face.MODEL_TYPES:
+            return hugging_face.read(place, told.image_size)
+        known = " and ".join(hugging_face.MODEL_TYPES)
+        raise ModelError(f"model {place}: config.json says model_type {kind}; known are {known}")
+    files = sorted(path for path in place.iterdir() if path.suffix in WEIGHTS_SUFFIXES)
+    if not files or any((place / part / "config.json").is_file() for part in ("best", "last")):
+        return checkpoint.read(place)
+    if len(files) > 1:
+        raise ModelError(f"model {place}: {', '.join(file.name for file in files)}; give one of these files")
+    return _read_place(files[0], told)
 
 
-def _model_type(folder: Path) -> str | None:
+def _model_type(config: Path) -> str | None:
     """Read the kind that Hugging Face's configurations name; None where there is none."""
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         return None
     return None if kind is None else str(kind)
-
-
-def _weights_in(folder: Path) -> list[Path]:
-    """List the authors' files in a folder: ours and Hugging Face's have a configuration beside them."""
-    if (folder / "config.json").is_file():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS_SUFFIXES)
-
-
-def _read_place(place: Path, told: Told) -> tuple[ModelInfo, State]:
-    """Hand a folder or a file to the reader of its kind."""
-    if place.is_dir():
-        kind = _model_type(place)
-        if kind in hugging_face.MODEL_TYPES:
-            return hugging_face.read(place, told.image_size)
-        if kind is not None:
-            known = " and ".join(hugging_face.MODEL_TYPES)
-            raise ModelError(f"model {place}: config.json says model_type {kind}; known are {known}")
-        files = _weights_in(place)
-        if not files:
-            return checkpoint.read(place)
-        if len(files) > 1:
-            raise ModelError(f"model {place}: {', '.join(file.name for file in files)}; give one of these files")
-        place = files[0]
-    return authors.read(place, told.base, told.kind, told.image_size)
 
 
 def _categories(classes: Classes) -> tuple[Category, ...]:
