@@ -1,0 +1,188 @@
+"""What labelling tools write, made into segments: JSON and numbers checked, shapes joined, images found by name.
+
+Shared by the readers of labelling tools' exports. What a shape means, and where it stands, is left to them;
+rasterising to `masks`.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
+from posixpath import normpath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eomt.data.archive import Archive
+from eomt.data.images import IMAGE_SUFFIXES
+from eomt.errors import DataError
+from eomt.masks import Rle, RleMasks, decode_rle, encode_rle
+from eomt.types import Segments
+
+__all__ = [
+    "VOID",
+    "Drawn",
+    "Images",
+    "check_size",
+    "ellipse",
+    "group_key",
+    "image_ids",
+    "joined",
+    "number",
+    "numbers",
+    "parse_json",
+    "pasted",
+]
+
+VOID = -1
+"""The label of a shape that takes its pixels away from the segments drawn before it."""
+_CORNERS = 180  # of the polygon that stands for an ellipse: off by less than a pixel up to a radius of 6000
+
+
+class Drawn(NamedTuple):
+    """One shape: its label (an index or VOID), what joins it with others to one segment, and its pixels."""
+
+    label: int
+    group: int | str | None
+    mask: Rle
+
+
+def joined(shapes: Iterable[Drawn], size: tuple[int, int]) -> Segments:
+    """Make segments of shapes: those of one label and group are one. They lie on each other in the order drawn.
+
+    A segment of several shapes has the place of its first one.
+    """
+    found: dict[tuple[int, bool, int | str], Rle] = {}
+    for index, (label, group, mask) in enumerate(shapes):
+        if label == VOID:
+            hidden = decode_rle(mask)
+            found = {key: encode_rle(decode_rle(rle) & ~hidden) for key, rle in found.items()}
+            continue
+        key = label, group is None, index if group is None else group
+        found[key] = encode_rle(decode_rle(found[key]) | decode_rle(mask)) if key in found else mask
+    labels = torch.tensor([label for label, _, _ in found], dtype=torch.int64)
+    return Segments(RleMasks(size, tuple(found.values())), labels, torch.zeros(len(found), dtype=torch.bool))
+
+
+def pasted(patch: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> Rle:
+    """Encode a mask [h w] that covers a part of an image; what lies outside of the image is cut off."""
+    mask = np.zeros(size, dtype=np.bool_)
+    inside = patch[max(-top, 0) : max(size[0] - top, 0), max(-left, 0) : max(size[1] - left, 0)]
+    top, left = max(top, 0), max(left, 0)
+    mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return encode_rle(mask)
+
+
+def ellipse(centre: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0) -> list[float]:
+    """Give an ellipse, turned clockwise on the screen, as a flat ring [x0, y0, x1, y1, ...]."""
+    angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+    x, y = radii[0] * np.cos(angles), radii[1] * np.sin(angles)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    ring = np.stack([centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos], axis=1)
+    flat: list[float] = ring.ravel().tolist()
+    return flat
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """Parse JSON in UTF-8, strictly: NaN and Infinity, which are no JSON, are refused. Raises DataError."""
+
+    def refuse(name: str) -> float:
+        raise ValueError(f"{name} is not a number that JSON has")
+
+    try:
+        return json.loads(content.decode("utf-8-sig"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}); export or save it again") from error
+
+
+def number(value: object, field: str) -> float:
+    """Check a number from JSON. Raises ValueError naming the field."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e9:
+        raise ValueError(f'"{field}" is {value!r:.60}; expected a finite number, in pixels or percent')
+    return float(value)
+
+
+def numbers(text: str, field: str, separator: str = ",") -> list[float]:
+    """Parse numbers from text. Raises ValueError naming the field."""
+    try:
+        found = [float(part) for part in text.split(separator)]
+    except ValueError:
+        found = [math.nan]
+    if not all(abs(value) <= 1e9 for value in found):
+        raise ValueError(f'"{field}" is {text!r:.60}; expected finite numbers with {separator!r} between them')
+    return found
+
+
+def group_key(value: object, field: str) -> int | str | None:
+    """Check what joins shapes to one segment: a whole number or text, or nothing. Raises ValueError."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
+        raise ValueError(f'"{field}" is {value!r:.60}; expected a whole number or nothing')
+    return value
+
+
+def check_size(written: tuple[object, object], size: tuple[int, int], fields: str) -> None:
+    """Check the width and height that an annotation file gives; nothing is no claim. Raises ValueError."""
+    height, width = size
+    if any(given is not None and given != real for given, real in zip(written, (width, height), strict=True)):
+        raise ValueError(
+            f"{fields} are {written[0]!r:.20} and {written[1]!r:.20}, but the image is upright "
+            f"{width} x {height}; put the image there that was annotated, or annotate this one"
+        )
+
+
+class Images:
+    """The images of an archive, found by what an annotation file calls them: never anything outside of it."""
+
+    def __init__(self, archive: Archive):
+        self.names = [name for name in archive.names() if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        self._known = set(self.names)
+        self._by_base: dict[str, list[str]] = defaultdict(list)
+        for name in self.names:
+            self._by_base[name.rsplit("/", 1)[-1]].append(name)
+
+    def find(self, path: str, folders: Sequence[str], split: str = "") -> str | None:
+        """Find an image by its path from one of the folders, else by the longest end of its path that fits.
+
+        Of several that fit equally, the one in a folder of the split's name is taken. None where there is none.
+        Raises ValueError where several are left.
+        """
+        path = path.replace("\\", "/")
+        for folder in folders:
+            exact = normpath(f"{folder}/{path}" if folder else path)
+            if exact in self._known:
+                return exact
+        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+        fitting = self._by_base.get(parts[-1], []) if parts else []
+        if len(fitting) > 1:
+            fitting = _longest(fitting, lambda name: _common_end(name.split("/"), parts))
+            inside = [name for name in fitting if split in name.split("/")[:-1]]
+            fitting = inside or fitting
+        if len(fitting) > 1:
+            raise ValueError(
+                f"the image {path!r:.80} may be {fitting[0]} or {fitting[1]}; give each image a name of its own, "
+                "or write the path from the annotation file"
+            )
+        return fitting[0] if fitting else None
+
+
+def _longest(names: list[str], length: Callable[[str], int]) -> list[str]:
+    longest = max(map(length, names))
+    return [name for name in names if length(name) == longest]
+
+
+def _common_end(name: list[str], path: list[str]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(name[::-1], path[::-1], strict=False)) if a != b), len(name))
+
+
+def image_ids(images: Sequence[str]) -> list[str]:
+    """Name images by their files' stems where these are unique, else by their whole paths without suffix."""
+    stems = [PurePosixPath(name).stem for name in images]
+    if len(set(stems)) == len(stems):
+        return stems
+    paths = [str(PurePosixPath(name).with_suffix("")) for name in images]
+    return paths if len(set(paths)) == len(paths) else list(images)
