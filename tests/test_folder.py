@@ -171,7 +171,7 @@ def test_text_files_may_have_a_byte_order_mark(tmp_path):
     ("files", "words"),
     [
         ({"readme.txt": ""}, "no images in a split; expected images/SPLIT"),
-        ({"images/x.png": EMPTY, "masks/x.png": EMPTY}, "no images in a split"),
+        ({"images/x.png": EMPTY, "masks/x.png": EMPTY}, "no split 'a'; it has train"),
         ({"images/b/x.png": EMPTY, "images/c/y.png": EMPTY}, "no split 'a'; it has b, c"),
         ({"images/a/x.png": EMPTY, "masks/a/x.png": EMPTY}, "neither categories.json nor classes.txt"),
         (

@@ -1,11 +1,23 @@
-"""Read a folder or zip of images and masks: `images/SPLIT/*`, `masks/SPLIT/*` (same stem) and the categories.
+"""Read a folder or zip of images and masks of the same names, and the categories.
 
-Splits have any names. Masks are PNG (or TIFF) of exactly the upright image's size. A mask without any object is a
-negative and kept; an image without a mask is an error. Other files are ignored.
+Four layouts are known, with splits of any names:
 
-**Categories** stand in `classes.txt` (one name a line, all stuff, numbered from 0) or in `categories.json`: a list
-of objects with `name`, `is_thing` (COCO's `isthing` too) and, optionally, `id` (default: the place in the list),
-`color` ([r, g, b]) and `pixel_value`; or an object that holds this list as `categories` beside the options below.
+- `images/SPLIT/*` beside `masks/SPLIT/*`;
+- `SPLIT/images/*` beside `SPLIT/masks/*`;
+- `images/*` beside `masks/*`: one split, called train;
+- `SPLIT/NAME.jpg` beside `SPLIT/NAME_mask.png` and `SPLIT/_classes.csv`, as Roboflow exports them.
+
+`masks` may be called `labels` or `annotations`. Masks are PNG (or TIFF) of exactly the upright image's size. A
+mask has the stem of its image, or where none has it, that stem and `_mask`, `_label`, `_seg` or the like. A mask
+without any object is a negative and kept; an image without a mask is an error. Other files are ignored.
+
+**Categories** stand in `classes.txt` (one name a line, all stuff, numbered from 0), in `classes.csv` or
+`class_dict.csv` (name, r, g, b: all stuff, told by colour), or in `categories.json`: a list of objects with
+`name`, `is_thing` (COCO's `isthing` too) and, optionally, `id` (default: the place in the list), `color`
+([r, g, b]) and `pixel_value`; or an object that holds this list as `categories` beside the options below.
+
+Without any of these files, masks of 16 or 32 bits number the objects of one category, "object"; what other masks
+mean is for the user to say.
 
 **Masks of up to 8 bits are label maps** (grey or palette indices). A value is a category's `pixel_value`, else its
 `id`; 255 is void; any other value is an error. Each category that is present is one segment.
@@ -17,159 +29,103 @@ category; 0 is void otherwise. Any other value is
 - with `label_divisor`, `id * label_divisor + k`: the k-th object of a category of things, or a piece of the one
   segment of a category of stuff (Cityscapes' convention). Several categories of things need it.
 
-Options of the object form: `"masks": "semantic"` or `"instance"` overrules the number of bits, `"void": [0, 255]`
-lists the void values in place of the above, `"label_divisor": 1000`.
+Options of the object form: `"masks": "semantic"` or `"instance"` overrules the number of bits, `"masks": "color"`
+tells categories by their `color`; `"void": [0, 255]` (or `[[0, 0, 0]]`, of colours) lists the void values in place
+of the above, `"label_divisor": 1000`. `mask_code` reads all of this.
 """
 
-import json
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
-from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, LabelMap, read_label_map
-from eomt.data.reader import Item, Split
+from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, mask_kind, read_color_map, read_label_map
+from eomt.data.mask_code import MaskCode, parse_code, read_categories, read_code
+from eomt.data.reader import Format, Item, Split
 from eomt.errors import DataError
-from eomt.masks import IdMap
 from eomt.types import Segments
 
-__all__ = ["MaskCode", "open_folder", "splits"]
+__all__ = ["FORMAT", "MaskCode", "open_folder", "read_categories", "splits"]
 
 _LAYOUT = "expected images/SPLIT/*, masks/SPLIT/*.png and categories.json or classes.txt"
-_OPTIONS = ("categories", "masks", "void", "label_divisor")
-_FIELDS = ("name", "is_thing", "isthing", "id", "color", "pixel_value", "supercategory")
+_MASK_FOLDERS = ("masks", "labels", "annotations")
+_MASK_ENDINGS = tuple(
+    joint + word
+    for word in ("mask", "masks", "label", "labels", "seg", "segmentation", "gt", "L")  # the last is CamVid's
+    for joint in "_-"
+)
+_LOOKED_AT = 8  # masks, to tell what a data set without categories holds
 
 
-@dataclass(frozen=True)
-class MaskCode:
-    """What the numbers in the masks of a data set mean."""
+class _Place(NamedTuple):
+    """Where the files of a split lie."""
 
-    categories: tuple[Category, ...]
-    pixel_values: tuple[int | None, ...]
-    """Of each category, where it declares one."""
-    masks: Literal["semantic", "instance"] | None = None
-    """None: up to 8 bits semantic, more bits instance."""
-    void: tuple[int, ...] | None = None
-    """None: 255 in a semantic mask, 0 in an instance mask."""
-    label_divisor: int | None = None
-
-    def segments(self, mask: LabelMap) -> Segments:
-        """Turn a mask into segments. Raises ValueError for a value that means nothing; its message says which."""
-        semantic = self.masks == "semantic" if self.masks else mask.bits <= 8
-        label_of = self._semantic() if semantic else self._instance()
-        values, positions = _distinct(mask.values)
-        ids = np.zeros(len(values), dtype=np.int32)
-        labels: list[int] = []
-        stuff: dict[int, int] = {}  # label -> its one segment
-        for index, value in enumerate(values.tolist()):
-            label = label_of(value)
-            if label is None:
-                continue
-            if label in stuff:
-                ids[index] = stuff[label]
-                continue
-            labels.append(label)
-            ids[index] = len(labels)
-            if not self.categories[label].is_thing:
-                stuff[label] = len(labels)
-        is_crowd = torch.zeros(len(labels), dtype=torch.bool)
-        return Segments(IdMap(ids[positions], len(labels)), torch.tensor(labels, dtype=torch.int64), is_crowd)
-
-    def _semantic(self) -> Callable[[int], int | None]:
-        table: dict[int, int | None] = dict.fromkeys((255,) if self.void is None else self.void)
-        for label, (category, value) in enumerate(zip(self.categories, self.pixel_values, strict=True)):
-            value = category.id if value is None else value
-            other = table.get(value)
-            if other is not None:
-                raise ValueError(
-                    f"in a semantic mask, value {value} would be both {self.categories[other].name} and "
-                    f'{category.name}; give each its own "pixel_value" in categories.json. A mask of 8 bits is '
-                    'read as semantic: if it numbers objects, save it in 16 bits, or set "masks": "instance"'
-                )
-            table[value] = label
-
-        def label_of(value: int) -> int | None:
-            if value not in table:
-                raise ValueError(
-                    f'value {value} belongs to no category; declare one with "pixel_value": {value} in '
-                    'categories.json, list it under "void", or paint it with 255 (void)'
-                )
-            return table[value]
-
-        return label_of
-
-    def _instance(self) -> Callable[[int], int | None]:
-        table: dict[int, int | None] = dict.fromkeys((0,) if self.void is None else self.void)
-        table |= {value: label for label, value in enumerate(self.pixel_values) if value is not None}
-        by_id = {category.id: label for label, category in enumerate(self.categories)}
-        things = [label for label, category in enumerate(self.categories) if category.is_thing]
-
-        def label_of(value: int) -> int | None:
-            if value in table:
-                return table[value]
-            if self.label_divisor is not None:
-                id, number = divmod(value, self.label_divisor)
-                if id in by_id:
-                    return by_id[id]
-                raise ValueError(
-                    f"value {value} is object {number} of category id {id} by label_divisor {self.label_divisor}, "
-                    'but categories.json has no such id; add it, or list the value under "void"'
-                )
-            if len(things) == 1:
-                return things[0]
-            if not things:
-                raise ValueError(
-                    'it is an instance map, but no category is a thing; set "is_thing": true in categories.json, '
-                    'or "masks": "semantic" when the values are classes'
-                )
-            raise ValueError(
-                "it is an instance map, and several categories are things; write categories.json as "
-                '{"categories": [...], "label_divisor": 1000} and values as id * 1000 + number of the object, '
-                'or set "masks": "semantic" when the values are classes'
-            )
-
-        return label_of
-
-
-def _read_segments(code: MaskCode, archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
-    mask = read_label_map(archive.read(item.annotation), archive.where(item.annotation))
-    if mask.values.shape != size:
-        (mask_height, mask_width), (height, width) = mask.values.shape, size
-        raise ValueError(
-            f"the mask is {mask_width} x {mask_height}, its image upright {width} x {height}; "
-            "export the mask at the image's size (and turn it as the image's EXIF orientation says)"
-        )
-    return code.segments(mask)
+    images: str
+    masks: str
+    classes: str | None = None
+    """Its own list of classes."""
 
 
 def splits(root: Path | str) -> tuple[str, ...]:
-    """List the splits of a folder or zip: the folders below `images/`."""
+    """List the splits of a folder or zip."""
     return _splits(Archive(root))
 
 
 def open_folder(root: Path | str, split: str) -> Split:
     """Open a split of a folder or zip. Raises DataError when the layout or the categories are not usable."""
-    archive = Archive(root)
-    known = _splits(archive)
-    if not known:
-        raise DataError(f"{archive.path}: no images in a split; {_LAYOUT}")
-    if split not in known:
-        raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(known)}")
-    code = _read_code(archive)
-    return Split(archive, code.categories, _pair(archive, split), partial(_read_segments, code))
+    return _open(Archive(root), split)
 
 
 def _splits(archive: Archive) -> tuple[str, ...]:
-    names = (PurePosixPath(name) for name in archive.names("images"))
-    return tuple(sorted({name.parts[1] for name in names if len(name.parts) > 2 and _is_image(name)}))
+    return tuple(sorted(_places(archive)))
+
+
+def _open(archive: Archive, split: str) -> Split:
+    places = _places(archive)
+    if not places:
+        raise DataError(f"{archive.path}: no images in a split; {_LAYOUT}")
+    if split not in places:
+        raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(sorted(places))}")
+    place = places[split]
+    if place.classes:
+        code: MaskCode | None = parse_code(archive.read(place.classes), archive.where(place.classes), ".csv")
+    else:
+        code = read_code(archive)
+    items = _pair(archive, split, place)
+    code = code or _code_by_masks(archive, items)
+    return Split(archive, code.categories, items, partial(_read_segments, code))
+
+
+def _read_segments(code: MaskCode, archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
+    return code.read(archive.read(item.annotation), archive.where(item.annotation), size)
+
+
+def _places(archive: Archive) -> dict[str, _Place]:
+    """Find the splits: of the layouts that have images, the first that has masks too, else the first."""
+    paths = [PurePosixPath(name) for name in archive.names()]
+    images = [path for path in paths if _is_image(path)]
+    masked = {path.parts[:depth] for path in paths if path.suffix.lower() in MASK_SUFFIXES for depth in (1, 2)}
+
+    def masks(parent: tuple[str, ...], child: tuple[str, ...]) -> str:
+        """Name the folder of masks of a split, whether there is one or not."""
+        named = [(*parent, folder, *child) for folder in _MASK_FOLDERS]
+        return "/".join(next((parts for parts in named if parts in masked), named[0]))
+
+    inner = {path.parts[1] for path in images if path.parts[0] == "images" and len(path.parts) > 2}
+    outer = {path.parts[0] for path in images if path.parts[1:2] == ("images",) and len(path.parts) > 2}
+    flat = {"train"} if any(path.parts[0] == "images" and len(path.parts) == 2 for path in images) else set()
+    beside = {path.parts[0]: str(path) for path in paths if path.parts[1:] == ("_classes.csv",)}
+    layouts = [
+        {split: _Place(f"images/{split}", masks((), (split,))) for split in inner},
+        {split: _Place("images", masks((), ())) for split in flat},
+        {split: _Place(f"{split}/images", masks((split,), ())) for split in outer},
+        {split: _Place(split, split, classes) for split, classes in beside.items()},
+    ]
+    full = (places for places in layouts if any(tuple(p.masks.split("/")) in masked for p in places.values()))
+    return next(full, next(filter(None, layouts), {}))
 
 
 def _is_image(path: PurePosixPath) -> bool:
@@ -192,135 +148,105 @@ def _by_stem(archive: Archive, folder: str, suffixes: tuple[str, ...]) -> dict[s
     return found
 
 
-def _pair(archive: Archive, split: str) -> tuple[Item, ...]:
-    images = _by_stem(archive, f"images/{split}", IMAGE_SUFFIXES)
-    masks = _by_stem(archive, f"masks/{split}", MASK_SUFFIXES)
-    lonely = [name for stem, name in images.items() if stem not in masks]
+def _find(archive: Archive, place: _Place) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Map the stems of images to their files, and to the masks that may be theirs."""
+    images = _by_stem(archive, place.images, IMAGE_SUFFIXES)
+    masks = _by_stem(archive, place.masks, MASK_SUFFIXES)
+    if place.images == place.masks:
+        masks = {stem: name for stem, name in masks.items() if stem.endswith(_MASK_ENDINGS)}
+        images = {stem: name for stem, name in images.items() if stem not in masks}
+    endings = {stem: [stem + ending for ending in _MASK_ENDINGS] for stem in images if stem not in masks}
+    similar = {stem: [masks[name] for name in names if name in masks] for stem, names in endings.items()}
+    return images, {stem: similar[stem] if stem in similar else [masks[stem]] for stem in images}
+
+
+def _pair(archive: Archive, split: str, place: _Place) -> tuple[Item, ...]:
+    images, masks = _find(archive, place)
+    lonely = [name for stem, name in images.items() if not masks[stem]]
     if lonely:
         raise DataError(
             f"{archive.path}: {len(lonely)} of {len(images)} images of {split} have no mask: "
             f"{', '.join(lonely[:3])}{', ...' if len(lonely) > 3 else ''}; put a PNG of the same stem into "
-            f"masks/{split} (an empty mask where there is nothing to see), or take the image out"
+            f"{place.masks} (an empty mask where there is nothing to see), or take the image out"
         )
-    return tuple(Item(stem, name, masks[stem]) for stem, name in images.items())
+    for stem, name in images.items():
+        if len(masks[stem]) > 1:
+            raise DataError(
+                f"{archive.path}: {name} has several masks: {', '.join(masks[stem])}; keep one of them, or give "
+                "it the stem of its image"
+            )
+    return tuple(Item(stem, name, masks[stem][0]) for stem, name in images.items())
 
 
-def read_categories(path: Path | str) -> tuple[Category, ...]:
-    """Read the classes of a `categories.json` or a `classes.txt` (any name with that suffix). Raises DataError."""
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if path.suffix == ".json":
-        return _code_from_json_file(content, str(path)).categories
-    return _code_from_names(content, str(path)).categories
-
-
-def _read_code(archive: Archive) -> MaskCode:
-    if archive.exists("categories.json"):
-        return _code_from_json_file(archive.read("categories.json"), archive.where("categories.json"))
-    if archive.exists("classes.txt"):
-        return _code_from_names(archive.read("classes.txt"), archive.where("classes.txt"))
-    raise DataError(f"{archive.path}: neither categories.json nor classes.txt; {_LAYOUT}")
-
-
-def _code_from_json_file(content: bytes, where: str) -> MaskCode:
-    try:
-        values = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({error}); correct it") from error
-    return _checked(_code_from_json(values, where), where)
-
-
-def _code_from_names(content: bytes, where: str) -> MaskCode:
-    try:
-        names = content.decode("utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text ({error}); save it as UTF-8") from error
-    entries = [{"name": name.strip(), "is_thing": False} for name in names]
-    return _checked(_code_from_json(entries, where), where)
-
-
-def _code_from_json(content: Any, where: str) -> MaskCode:
-    options = content if isinstance(content, dict) else {"categories": content}
-    _refuse_unknown(options, _OPTIONS, where)
-    entries = options.get("categories")
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f'{where}: no categories; write a list like [{{"name": "cell", "is_thing": true}}]')
-    masks, void, divisor = options.get("masks"), options.get("void"), options.get("label_divisor")
-    if masks not in (None, "semantic", "instance"):
-        raise DataError(f'{where}: "masks" is {masks!r}; use "semantic" or "instance", or leave it out')
-    if void is not None and not (isinstance(void, list) and all(map(_is_number, void))):
-        raise DataError(f'{where}: "void" is {void!r}; use a list of whole numbers like [0, 255]')
-    if divisor is not None and not (_is_number(divisor) and divisor > 1):
-        raise DataError(f'{where}: "label_divisor" is {divisor!r}; use a whole number like 1000')
-    categories = tuple(_category(entry, index, where) for index, entry in enumerate(entries))
-    pixel_values = tuple(_number(entry, "pixel_value", None, where) for entry in entries)
-    return MaskCode(categories, pixel_values, masks, None if void is None else tuple(void), divisor)
-
-
-def _category(entry: Any, index: int, where: str) -> Category:
-    where = f"{where}: category {index}"
-    if not isinstance(entry, dict):
-        raise DataError(f'{where} is {entry!r:.60}; write it like {{"name": "cell", "is_thing": true}}')
-    _refuse_unknown(entry, _FIELDS, where)
-    name, is_thing, color = entry.get("name"), entry.get("is_thing", entry.get("isthing")), entry.get("color")
-    if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{where} has no name; every category (every line of classes.txt) needs one")
-    if is_thing not in (True, False):
+def _code_by_masks(archive: Archive, items: tuple[Item, ...]) -> MaskCode:
+    """Take masks of more than 8 bits for maps of objects. Raises DataError, with what to write, for others."""
+    looked_at = [item.annotation for item in items[:: -(-len(items) // _LOOKED_AT)]]
+    unsaid = (
+        f"{archive.path}: neither categories.json nor classes.txt says what the masks mean; {len(looked_at)} of "
+        f"{len(items)} masks hold"
+    )
+    files = [(archive.read(name), archive.where(name)) for name in looked_at]
+    if any(mask_kind(*file) == "color" for file in files):
+        colors = np.unique(np.concatenate([np.unique(read_color_map(*file)) for file in files]))
+        rows = [f"CLASS{n},{color & 255},{color >> 8 & 255},{color >> 16}" for n, color in enumerate(colors[:30])]
         raise DataError(
-            f'{where}, {name}: "is_thing" is {is_thing!r}; use true (countable objects) or false (stuff)'
+            f"{unsaid} {len(colors)} colours. Write classes.csv with a name for each:\nname,r,g,b\n"
+            + "\n".join(rows)
+            + ("\n..." if len(colors) > len(rows) else "")
         )
-    if color is None:
-        color = distinct_color(index)
-    if (
-        not isinstance(color, list | tuple)
-        or len(color) != 3
-        or not all(_is_number(part) and part <= 255 for part in color)
-    ):
-        raise DataError(f'{where}, {name}: "color" is {color!r}; use [r, g, b], each from 0 to 255')
-    id = _number(entry, "id", index, where)
-    assert id is not None  # it has a default
-    return Category(name, bool(is_thing), id, (color[0], color[1], color[2]))
+    masks = [read_label_map(*file) for file in files]
+    if all(mask.bits > 8 for mask in masks):
+        return MaskCode((Category("object", True, 1, distinct_color(0)),), (None,), "instance")
+    found = np.unique(np.concatenate([np.unique(mask.values) for mask in masks])).tolist()
+    raise DataError(f"{unsaid} the values {_listed(found)}. {_advice(found)}")
 
 
-def _number(entry: Mapping[str, Any], field: str, default: int | None, where: str) -> int | None:
-    value: int | None = entry.get(field, default)
-    if value is not None and not _is_number(value):
-        raise DataError(f'{where}: "{field}" is {value!r}; use a whole number from 0')
-    return value
+def _listed(values: list[int]) -> str:
+    shown = ", ".join(map(str, values[:20]))
+    return f"{shown}, ... {values[-1]} ({len(values)} in all)" if len(values) > 20 else shown
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _advice(values: list[int]) -> str:
+    objects = (
+        'Where the values number objects, write categories.json: {"categories": [{"name": "NAME", "is_thing": '
+        'true}], "masks": "instance"}'
+    )
+    if values == [0, 255]:
+        return (
+            'Write categories.json: [{"name": "background", "is_thing": false, "pixel_value": 0}, {"name": '
+            '"NAME", "is_thing": false, "pixel_value": 255}]'
+        )
+    most = max((value for value in values if value != 255), default=0)
+    void = " (255 is void)" if 255 in values else ""
+    return (
+        f"Where the values are classes, write classes.txt with {most + 1} lines, the names of the values 0 to "
+        f"{most}{void}. {objects}"
+    )
 
 
-def _refuse_unknown(entry: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    unknown = sorted(set(entry) - set(known))
-    if unknown:
-        raise DataError(f"{where}: unknown field {', '.join(unknown)}; known are {', '.join(known)}")
+def _missing(archive: Archive) -> str | None:
+    places = _places(archive)
+    if not places:
+        return "images/SPLIT/* (or SPLIT/images/*, images/*)"
+    annotations = any(place.masks.split("/")[0] == "annotations" for place in places.values())
+    if annotations and any(name.endswith(".json") for name in archive.names("annotations")):
+        return "masks/SPLIT/*.png (annotations/*.json is of another format)"
+    if annotations and set(places) <= {"training", "validation"} and read_code(archive) is None:
+        return "categories.json or classes.txt (images/training beside annotations/training is ADE20K's layout)"
+    for place in places.values():
+        try:
+            if any(_find(archive, place)[1].values()):
+                return None
+        except DataError:  # two files of one stem: this layout, to be told when it is opened
+            return None
+    return "masks/SPLIT/*.png, named as the images are"
 
 
-def _checked(code: MaskCode, where: str) -> MaskCode:
-    """Refuse names, ids and values that two categories share."""
-    for what, given in (
-        ("name", [category.name for category in code.categories]),
-        ("id", [category.id for category in code.categories]),
-        ("pixel_value", [value for value in code.pixel_values if value is not None]),
-    ):
-        twice = [value for value, count in Counter(given).items() if count > 1]
-        if twice:
-            raise DataError(f"{where}: two categories have the {what} {twice[0]!r}; give each its own")
-    return code
-
-
-def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Give the values that occur, rising, and for each pixel the place of its value among them."""
-    if values.dtype.itemsize > 2:
-        distinct, positions = np.unique(values, return_inverse=True)
-        return distinct, positions.reshape(values.shape).astype(np.int32)
-    distinct = np.flatnonzero(np.bincount(values.ravel()))  # many times faster than sorting the pixels
-    table = np.zeros(distinct[-1] + 1, dtype=np.int32)
-    table[distinct] = np.arange(len(distinct), dtype=np.int32)
-    return distinct, table[values]
+FORMAT = Format(
+    "folder",
+    "images/SPLIT/* beside masks/SPLIT/*.png of the same names, with categories.json, classes.txt or classes.csv",
+    _missing,
+    _splits,
+    _open,
+)
+"""Images beside masks of the same names."""
