@@ -13,10 +13,13 @@ import pytest
 from PIL import Image
 
 from eomt.categories import Category, distinct_color
-from eomt.data.folder import open_folder, splits
+from eomt.data.archive import Archive
+from eomt.data.folder import FORMAT, open_folder, splits
 from eomt.data.reader import Split
 from eomt.errors import DataError
 from eomt.masks import IdMap
+from layouts import folder as layout
+from scenes import SCENES, assert_read, of
 
 CELL = {"name": "cell", "is_thing": True}
 DIRT = {"name": "dirt", "is_thing": True}
@@ -218,6 +221,148 @@ def test_a_zip_reads_as_its_folder_does(tmp_path):
         assert sample.image_id == "x"
         np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), picture)
         assert sample.segments.labels.tolist() == [0]
+
+
+def packed(root: Path) -> Path:
+    return Path(shutil.make_archive(str(root), "zip", root.parent, root.name))
+
+
+def test_the_scenes(tmp_path):
+    layout.write(tmp_path / "data")
+    for place in (tmp_path / "data", packed(tmp_path / "data")):
+        archive = Archive(place)
+        assert FORMAT.missing(archive) is None
+        assert FORMAT.splits(archive) == ("train", "val")
+        for split in ("train", "val"):
+            assert_read(FORMAT.open(archive, split), split)
+
+
+@pytest.mark.parametrize("write", [layout.write_semantic, layout.write_colored, layout.write_beside])
+def test_the_scenes_as_classes(tmp_path, write):
+    write(tmp_path / "data")
+    for place in (tmp_path / "data", packed(tmp_path / "data")):
+        archive = Archive(place)
+        assert FORMAT.missing(archive) is None
+        for split in FORMAT.splits(archive):
+            dataset = FORMAT.open(archive, split)
+            names = [category.name.lower() for category in dataset.categories]
+            if "void" in names:  # a class like others: what to do with it is the user's to say
+                for index in range(len(dataset)):
+                    segments = dataset[index].segments
+                    scene = next(scene for scene in of(split) if dataset.image_ids[index] == scene.image_id)
+                    maps = layout.semantic(scene)
+                    labels = segments.labels.numpy()[segments.masks.ids - 1]
+                    found = np.array(names)[labels]
+                    assert (found == np.array([*layout.NAMES, "void"])[np.minimum(maps, len(layout.NAMES))]).all()
+            else:
+                assert_read(dataset, split, merged=layout.NAMES)
+
+
+def test_without_splits_all_is_for_training(tmp_path):
+    for scene in SCENES:
+        layout.save(tmp_path / "images" / f"{scene.image_id}.png", scene.image)
+        layout.save(tmp_path / "labels" / f"{scene.image_id}.png", layout.semantic(scene))
+    (tmp_path / "classes.txt").write_text("\n".join(layout.NAMES))
+    assert splits(tmp_path) == ("train",)
+    assert open_folder(tmp_path, "train").image_ids == tuple(scene.image_id for scene in SCENES)
+
+
+COLORED = {"categories": [CELL | {"color": [9, 0, 0]}, GLASS | {"color": [0, 9, 0]}], "masks": "color"}
+PAINTED = np.array([[[9, 0, 0], [0, 9, 0], [0, 9, 0]]] * 2, np.uint8)
+
+
+def palette(colors: list[int], values: list[list[int]]) -> bytes:
+    image = Image.fromarray(np.array(values, np.uint8), "L").convert("P")
+    image.putdata(np.array(values, np.uint8).ravel().tolist())
+    image.putpalette(colors)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("categories", "mask", "labels"),
+    [
+        (COLORED, PAINTED, [0, 1]),
+        (COLORED, palette([9, 0, 0, 0, 9, 0], [[0, 1, 1]] * 2), [0, 1]),  # by the colours, not by the indices
+        (COLORED | {"categories": COLORED["categories"][1:], "void": [[9, 0, 0]]}, PAINTED, [0]),
+    ],
+)
+def test_colors(tmp_path, categories, mask, labels):
+    assert one_mask(tmp_path, categories, mask)[0].segments.labels.tolist() == labels
+
+
+def test_a_color_of_no_class_is_named_with_a_pixel(tmp_path):
+    painted = PAINTED.copy()
+    painted[1, 2] = 1, 2, 3
+    with pytest.raises(DataError, match=r"x 2, y 1: the colour \[1, 2, 3\] belongs to no category"):
+        one_mask(tmp_path, COLORED, painted)[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("", "first line is ''"),
+        ("class,red", "name the columns name,r,g,b"),
+        ("name,r,g,b\nsky,1,2", "line 2 is 'sky,1,2'"),
+        ("name,r,g,b\nsky,1,2,x", "line 2"),
+        ("name,r,g,b\nsky,1,2,300", "color"),
+        ("name,r,g,b\nsky,1,2,3\nroad,1,2,3", r"the color '\[1, 2, 3\]'"),
+        ("name,r,g,b\n", "no categories"),
+    ],
+)
+def test_wrong_tables_are_told_at_the_door(tmp_path, table, words):
+    root = save(tmp_path, {"images/a/x.png": EMPTY, "masks/a/x.png": PAINTED, "classes.csv": table})
+    with pytest.raises(DataError, match=words):
+        open_folder(root, "a")
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (grid([[0, 1, 2]] * 2, 8), r"1 of 1 masks hold the values 0, 1, 2\. .* with 3 lines"),
+        (grid([[0, 1, 255]] * 2, 8), r"values 0, 1, 255\. .* with 2 lines.*\(255 is void\)"),
+        (grid([[0, 255, 255]] * 2, 8), '"pixel_value": 255'),
+        (PAINTED, r"2 colours\. Write classes\.csv.*\nname,r,g,b\nCLASS0,9,0,0\nCLASS1,0,9,0"),
+    ],
+)
+def test_what_to_write_where_nothing_names_the_classes(tmp_path, mask, words):
+    root = save(tmp_path, {"images/a/x.png": EMPTY, "masks/a/x.png": mask})
+    with pytest.raises(DataError, match=words):
+        open_folder(root, "a")
+
+
+def test_maps_of_objects_need_no_list_of_classes(tmp_path):
+    root = save(tmp_path, {"images/a/x.png": EMPTY, "masks/a/x.png": grid([[0, 5, 700]] * 2, 16)})
+    dataset = open_folder(root, "a")
+    assert dataset.categories == (Category("object", True, 1, distinct_color(0)),)
+    assert dataset[0].segments.masks.ids.tolist() == [[0, 1, 2]] * 2
+
+
+def test_masks_with_endings(tmp_path):
+    names = ("x.png", "x_mask.png", "y_seg.png", "z_mask.png", "z-label.png")
+    root = save(tmp_path, {f"images/a/{name}.png": EMPTY for name in "xyz"} | {"classes.txt": "sky"})
+    save(root, {f"masks/a/{name}": EMPTY for name in names})
+    with pytest.raises(DataError, match=r"z\.png has several masks: masks/a/z_mask\.png, masks/a/z-label\.png"):
+        open_folder(root, "a")
+    (root / "masks/a/z_mask.png").unlink()
+    found = [item.annotation for item in open_folder(root, "a").items]
+    assert found == ["masks/a/x.png", "masks/a/y_seg.png", "masks/a/z-label.png"]
+
+
+@pytest.mark.parametrize(
+    ("files", "missing"),
+    [
+        ({"x.png": EMPTY}, "images/SPLIT"),
+        ({"images/train/x.png": EMPTY, "labels/train/x.txt": "0 0.5 0.5 1 1"}, "masks/SPLIT"),  # YOLO
+        ({"images/train/x.png": EMPTY, "masks/train/x/0.png": EMPTY}, "named as the images"),  # a mask an object
+        ({"x/images/x.png": EMPTY, "x/masks/0.png": EMPTY}, "named as the images"),  # the same
+        ({"images/training/x.png": EMPTY, "annotations/training/x.png": EMPTY}, "ADE20K"),
+        ({"images/a/x.png": EMPTY, "annotations/a/x.png": EMPTY, "annotations/a.json": "{}"}, "another format"),
+    ],
+)
+def test_what_is_another_layout(tmp_path, files, missing):
+    assert missing in str(FORMAT.missing(Archive(save(tmp_path, files))))
 
 
 def test_the_mask_must_fit_the_upright_image(tmp_path):
