@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from safetensors.numpy import load_file, save
 
 from eomt.cli import main
 from eomt.errors import ModelError, ResourceError
+from eomt.inference.segmenter import Segmenter
 from eomt.recipes import RECIPES
 from eomt.weights import hub as files
 from eomt.weights import zoo
@@ -475,3 +477,12 @@ def test_what_is_shown(
     out = capsys.readouterr().out
     assert [text for text in shown if text not in out] == []
     assert [text for text in absent if text in out] == []
+
+
+def test_parameters_are_those_that_the_recipes_count() -> None:
+    """The recipes' own are counted on the meta device in test_recipes; the bundled model's by its tensors."""
+    for model in zoo.MODELS.values():
+        if model.name in RECIPES and model.name != "bundled":
+            assert f"Cost: {model.parameters:.0f} M parameters" in inspect.getdoc(RECIPES[model.name])
+    bundled = Segmenter.from_pretrained(device="cpu").model
+    assert zoo.MODELS["bundled"].parameters == sum(each.numel() for each in bundled.parameters()) / 1e6

@@ -3,16 +3,14 @@
 What is published stands in `weights.zoo`, how files come and go in `weights.hub`.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from eomt.cli.console import LogLines, note, print_json, print_table, printable
+from eomt.cli.console import note, print_json, print_table, printable
 from eomt.cli.options import TASKS, Switch, parse, run_action
 from eomt.config import TaskName
 from eomt.errors import CheckError, ConfigError, ModelError
@@ -171,7 +169,7 @@ Example: eomt models get coco_panoptic_large_640"""
         note("the bundled model comes with the package; there is nothing to fetch")
         print(hub.BUNDLED_FOLDER)
         return 0
-    with _log_lines():
+    with log_lines():
         folder = hub.fetch(repository)
     if model and model.note:
         note(model.note)
@@ -264,15 +262,3 @@ def _unknown(name: str) -> str:
     near = zoo.suggest(name)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"there is no published model {name}{hint}\neomt models ls lists them"
-
-
-@contextmanager
-def _log_lines() -> Iterator[None]:
-    """Show what the package logs as lines on standard error."""
-    log, lines = logging.getLogger("eomt"), LogLines()
-    log.setLevel(logging.INFO)
-    log.addHandler(lines)
-    try:
-        yield
-    finally:
-        log.removeHandler(lines)

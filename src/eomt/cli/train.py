@@ -1,6 +1,5 @@
 """`eomt train`: train a recipe, changed field by field by the options. Training itself is left to `training`."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from eomt.cli.console import LogLines, note, print_json, print_table, printable
+from eomt.cli.console import log_lines, note, print_json, print_table, printable
 from eomt.cli.options import Switch, check_names, known_options, named_first, nearest, parse
 from eomt.cli.recipes import find, summary
 from eomt.config import Recipe
@@ -58,14 +57,8 @@ def run(arguments: Sequence[str]) -> int:
 
     from eomt.training.loop import train
 
-    log = logging.getLogger("eomt")
-    log.setLevel(logging.INFO)
-    lines = LogLines()
-    log.addHandler(lines)
-    try:
+    with log_lines():
         result = train(recipe, out, init_from=options.init_from)
-    finally:
-        log.removeHandler(lines)
     if options.json:
         print_json({"out": str(result.folder), "metrics": dict(result.metrics)})
     else:

@@ -25,6 +25,7 @@ from eomt.tasks import TASKS
 from eomt.types import Prediction, QueryLogits
 from eomt.weights import checkpoint
 from eomt.weights.checkpoint import ModelInfo, Storage
+from eomt.weights.hub import BUNDLED
 from eomt.weights.source import Classes, Told, load
 
 __all__ = ["ImageLike", "Segmenter"]
@@ -47,7 +48,7 @@ class Segmenter:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path = checkpoint.BUNDLED,
+        source: str | Path = BUNDLED,
         device: str = "auto",
         *,
         task: TaskName | None = None,

@@ -8,7 +8,6 @@ are left to `authors` and `hugging_face`.
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +23,11 @@ from eomt.errors import ConfigError, ModelError
 from eomt.files import write_aside
 from eomt.models.blank import Blank
 from eomt.models.eomt import EoMT
+from eomt.weights.hub import BUNDLED, BUNDLED_FOLDER
 from eomt.weights.names import State
 from eomt.weights.tensors import first_line
 
 __all__ = [
-    "BUNDLED",
     "ModelInfo",
     "Storage",
     "build",
@@ -41,8 +40,6 @@ __all__ = [
 ]
 
 FORMAT = 1
-BUNDLED = "bundled"
-"""The name of the model that comes with the package."""
 SCALE = ":scale"
 LISTED = 8
 """So many names of weights that do not fit are listed."""
@@ -161,7 +158,7 @@ def _listed(names: list[str]) -> str:
 def find(source: str | Path) -> Path:
     """Find the folder with `config.json` that a name or a path means."""
     if source == BUNDLED:
-        return Path(str(files("eomt") / "bundled"))
+        return BUNDLED_FOLDER
     folder = Path(source)
     for candidate in (folder, folder / "best", folder / "last"):
         if (candidate / "config.json").is_file():

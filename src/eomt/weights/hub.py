@@ -19,11 +19,13 @@ from pathlib import Path
 
 from eomt.errors import EomtError, ModelError, ResourceError
 
-__all__ = ["BUNDLED_FOLDER", "cached", "fetch", "in_words", "remove", "verify"]
+__all__ = ["BUNDLED", "BUNDLED_FOLDER", "cached", "fetch", "in_words", "remove", "verify"]
 
 log = logging.getLogger("eomt")
 
-BUNDLED_FOLDER = Path(str(files("eomt") / "bundled"))
+BUNDLED = "bundled"
+"""The name of the model that comes with the package."""
+BUNDLED_FOLDER = Path(str(files("eomt") / BUNDLED))
 """Where the model that comes with the package lies."""
 SETTINGS_FILES = ("config.json", "preprocessor_config.json")
 PICKLE = "pytorch_model.bin"
@@ -75,7 +77,7 @@ def verify(source: str | Path) -> list[str]:
     `source` is a folder, a repository in the cache, or `bundled`. The cache names files by their checksum, our
     checkpoints name it in `config.json`. Raises ModelError where there is nothing to check.
     """
-    folder = BUNDLED_FOLDER if source == "bundled" else Path(source)
+    folder = BUNDLED_FOLDER if source == BUNDLED else Path(source)
     if not folder.is_dir():
         folder = _snapshot(str(source), None)
     names = sorted(file.name for file in folder.glob("*")) if folder.is_dir() else []

@@ -18,7 +18,8 @@ from eomt.models.eomt import EoMT, num_upscale_blocks
 from eomt.weights import authors, checkpoint, hub, hugging_face, zoo
 from eomt.weights.architecture import num_classes
 from eomt.weights.authors import Kind
-from eomt.weights.checkpoint import BUNDLED, ModelInfo
+from eomt.weights.checkpoint import ModelInfo
+from eomt.weights.hub import BUNDLED
 from eomt.weights.names import State
 from eomt.weights.tensors import WEIGHTS_SUFFIXES, first_line
 from eomt.weights.zoo import Published

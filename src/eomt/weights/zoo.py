@@ -7,6 +7,8 @@ too; what the tensors of a file mean is left to the loader. Free of torch.
 import json
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from eomt.config import TaskName
@@ -44,7 +46,7 @@ class Published:
     num_joint_blocks: int | None
     score: Score | None
     parameters: float | None
-    """Millions, where they were published for this very model."""
+    """Millions, counted here; where they were published, that is the same number."""
     code_license: str
     weights_license: str
     repository: str | None
@@ -60,41 +62,40 @@ class Published:
         return self.backbone is not None
 
 
-Row = tuple[str, TaskName, str, int, str, float, str]
-"""Data set, task, size, side of the view, suffix of the name, score, repository of the authors."""
+Row = tuple[str, TaskName, str, int, str, int | None, float, str]
+"""Data set, task, size, side of the view, suffix of the name, million parameters, score, authors' repository."""
 
 # The names of repositories are as published: they do not follow from ours.
 DINOV2: tuple[Row, ...] = (
-    ("coco", "panoptic", "small", 640, "_2x", 46.7, "coco_panoptic_eomt_small_640_2x"),
-    ("coco", "panoptic", "base", 640, "_2x", 51.6, "coco_panoptic_eomt_base_640_2x"),
-    ("coco", "panoptic", "large", 640, "", 56.0, "coco_panoptic_eomt_large_640"),
-    ("coco", "panoptic", "giant", 640, "", 57.0, "coco_panoptic_eomt_giant_640"),
-    ("coco", "panoptic", "7b", 640, "", 58.4, "coco_panoptic_eomt_7b_640"),
-    ("coco", "panoptic", "large", 1280, "", 58.3, "coco_panoptic_eomt_large_1280"),
-    ("coco", "panoptic", "giant", 1280, "", 59.2, "coco_panoptic_eomt_giant_1280"),
-    ("ade20k", "panoptic", "large", 640, "", 50.6, "ade20k_panoptic_eomt_large_640"),
-    ("ade20k", "panoptic", "giant", 640, "", 51.3, "ade20k_panoptic_eomt_giant_640"),
-    ("ade20k", "panoptic", "large", 1280, "", 51.7, "ade20k_panoptic_eomt_large_1280"),
-    ("ade20k", "panoptic", "giant", 1280, "", 52.8, "ade20k_panoptic_eomt_giant_1280"),
-    ("cityscapes", "semantic", "large", 1024, "", 84.2, "cityscapes_semantic_eomt_large_1024"),
-    ("ade20k", "semantic", "large", 512, "", 58.4, "ade20k_semantic_eomt_large_512"),
-    ("coco", "instance", "large", 640, "", 45.2, "coco_instance_eomt_large_640"),
-    ("coco", "instance", "large", 1280, "", 48.8, "coco_instance_eomt_large_1280"),
+    ("coco", "panoptic", "small", 640, "_2x", 24, 46.7, "coco_panoptic_eomt_small_640_2x"),
+    ("coco", "panoptic", "base", 640, "_2x", 93, 51.6, "coco_panoptic_eomt_base_640_2x"),
+    ("coco", "panoptic", "large", 640, "", 316, 56.0, "coco_panoptic_eomt_large_640"),
+    ("coco", "panoptic", "giant", 640, "", 1164, 57.0, "coco_panoptic_eomt_giant_640"),
+    ("coco", "panoptic", "7b", 640, "", None, 58.4, "coco_panoptic_eomt_7b_640"),
+    ("coco", "panoptic", "large", 1280, "", 322, 58.3, "coco_panoptic_eomt_large_1280"),
+    ("coco", "panoptic", "giant", 1280, "", 1171, 59.2, "coco_panoptic_eomt_giant_1280"),
+    ("ade20k", "panoptic", "large", 640, "", 316, 50.6, "ade20k_panoptic_eomt_large_640"),
+    ("ade20k", "panoptic", "giant", 640, "", 1164, 51.3, "ade20k_panoptic_eomt_giant_640"),
+    ("ade20k", "panoptic", "large", 1280, "", 322, 51.7, "ade20k_panoptic_eomt_large_1280"),
+    ("ade20k", "panoptic", "giant", 1280, "", 1171, 52.8, "ade20k_panoptic_eomt_giant_1280"),
+    ("cityscapes", "semantic", "large", 1024, "", 319, 84.2, "cityscapes_semantic_eomt_large_1024"),
+    ("ade20k", "semantic", "large", 512, "", 316, 58.4, "ade20k_semantic_eomt_large_512"),
+    ("coco", "instance", "large", 640, "", 316, 45.2, "coco_instance_eomt_large_640"),
+    ("coco", "instance", "large", 1280, "", 322, 48.8, "coco_instance_eomt_large_1280"),
 )
 DINOV3: tuple[Row, ...] = (
-    ("coco", "panoptic", "small", 640, "_2x_dinov3", 47.2, "coco_panoptic_eomt_small_640_dinov3"),
-    ("coco", "panoptic", "base", 640, "_2x_dinov3", 53.1, "coco_panoptic_eomt_base_640_dinov3"),
-    ("coco", "panoptic", "large", 640, "_dinov3", 56.8, "coco_panoptic_eomt_large_640_dinov3"),
-    ("coco", "panoptic", "large", 1280, "_dinov3", 58.9, "coco_panoptic_eomt_large_1280_dinov3"),
-    ("ade20k", "semantic", "large", 512, "_dinov3", 59.5, "ade_semantic_eomt_large_512_dinov3"),
-    ("coco", "instance", "large", 640, "_dinov3", 45.9, "coco_instance_eomt_large_640_dinov3"),
-    ("coco", "instance", "large", 1280, "_dinov3", 49.9, "coco_instance_eomt_large_1280_dinov3"),
+    ("coco", "panoptic", "small", 640, "_2x_dinov3", 23, 47.2, "coco_panoptic_eomt_small_640_dinov3"),
+    ("coco", "panoptic", "base", 640, "_2x_dinov3", 92, 53.1, "coco_panoptic_eomt_base_640_dinov3"),
+    ("coco", "panoptic", "large", 640, "_dinov3", 315, 56.8, "coco_panoptic_eomt_large_640_dinov3"),
+    ("coco", "panoptic", "large", 1280, "_dinov3", 315, 58.9, "coco_panoptic_eomt_large_1280_dinov3"),
+    ("ade20k", "semantic", "large", 512, "_dinov3", 315, 59.5, "ade_semantic_eomt_large_512_dinov3"),
+    ("coco", "instance", "large", 640, "_dinov3", 315, 45.9, "coco_instance_eomt_large_640_dinov3"),
+    ("coco", "instance", "large", 1280, "_dinov3", 315, 49.9, "coco_instance_eomt_large_1280_dinov3"),
 )
 
 ZOO = "https://github.com/tue-mps/eomt/blob/master/model_zoo/"
 METRICS: dict[TaskName, str] = {"panoptic": "PQ", "instance": "AP", "semantic": "mIoU"}
 JOINT_BLOCKS = {"small": 3, "base": 3, "large": 4, "giant": 5}
-PARAMETERS = {"coco_panoptic_large_640": 316.0}  # table 1 of arXiv 2503.19108; of the others, none are published
 
 DELTA = "The authors' file holds differences from the base weights, which are needed too."
 LONGER = "Trained for 24 epochs, twice the usual schedule."
@@ -113,7 +114,7 @@ WEBSSL_LICENSE = "see its card; backbone: see card of Web-SSL"
 
 def _published(row: Row, dinov3: bool) -> Published:
     """Spell out a row of the authors' pages."""
-    dataset, task, size, side, suffix, value, repository = row
+    dataset, task, size, side, suffix, parameters, value, repository = row
     name = f"{dataset}_{task}_{size}_{side}{suffix}"
     known = size in JOINT_BLOCKS
     # The DINOv3 variant with biases of query and value: fine-tuned, they are not zero.
@@ -135,7 +136,7 @@ def _published(row: Row, dinov3: bool) -> Published:
         num_queries=(100 if task == "semantic" else 200) if known else None,
         num_joint_blocks=JOINT_BLOCKS.get(size),
         score=Score(METRICS[task], value, f"{ZOO}{'dinov3' if dinov3 else 'dinov2'}.md"),
-        parameters=PARAMETERS.get(name),
+        parameters=None if parameters is None else float(parameters),
         code_license="MIT",
         weights_license=DINOV3_LICENSE if dinov3 else DINOV2_LICENSE if known else WEBSSL_LICENSE,
         repository=f"tue-mps/{repository}",
@@ -158,12 +159,19 @@ def _bundled() -> Published:
         num_queries=config["model"]["num_queries"],
         num_joint_blocks=config["model"]["num_joint_blocks"],
         score=None,
-        parameters=None,
+        parameters=_count_parameters(BUNDLED_FOLDER / config["weights"]["file"]) / 1e6,
         code_license="MIT",
         weights_license="see NOTICE; backbone Apache-2.0",
         repository=None,
         note="Comes with the package; docs/nuclei.md has its scores.",
     )
+
+
+def _count_parameters(weights: Path) -> int:
+    """Count by the header of a safetensors file, but for the scales of weights in 8 bits."""
+    with weights.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(prod(entry["shape"]) for name, entry in header.items() if not name.endswith((":scale", "__")))
 
 
 MODELS: dict[str, Published] = {
