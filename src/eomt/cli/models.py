@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from eomt.cli.console import note, print_json, print_table, printable
+from eomt.cli.console import log_lines, note, print_json, print_table, printable
 from eomt.cli.options import TASKS, Switch, parse, run_action
 from eomt.config import TaskName
 from eomt.errors import CheckError, ConfigError, ModelError
