@@ -138,6 +138,9 @@ def color(*value: int) -> np.ndarray:
     return np.full((24, 32, 3), value, np.uint8)
 
 
+TWO_CLASSES = np.hstack([color(1, 5, 0)[:, :16], color(2, 5, 0)[:, 16:]])
+
+
 @pytest.mark.parametrize(
     ("file", "pixels", "words"),
     [
@@ -149,7 +152,7 @@ def color(*value: int) -> np.ndarray:
         ("annotations_instance", color(101, 1, 0), r"object 1 \(green\) has class 101 \(red\)"),
         ("annotations_instance", color(0, 1, 0), r"object 1 \(green\) has class 0 \(red\)"),
         ("annotations_instance", color(1, 1, 0)[:, :9], "instance map annotations_instance/.*.png is 9 x 24"),
-        ("annotations_instance", np.hstack([color(1, 5, 0)[:, :16], color(2, 5, 0)[:, 16:]]), r"object 5 \(green\) has two classes \(red\), 2 and 1"),
+        ("annotations_instance", TWO_CLASSES, r"object 5 \(green\) has two classes \(red\), 2 and 1"),
     ],
 )  # fmt: skip
 def test_masks_that_are_wrong(root: Path, file: str, pixels: np.ndarray, words: str):
