@@ -73,6 +73,7 @@ _UPRIGHT = {  # EXIF orientation -> what turns the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STRIP = 2**18  # pixels
 _warning_filters = threading.Lock()  # Python's are global: only one thread at a time may change them
 
 
@@ -260,7 +261,17 @@ def _rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+    return _copied(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _copied(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Copy pixels strip by strip: at once, Pillow would hold them twice more, and take longer."""
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    step = max(1, _STRIP // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _array_rgb(array: NDArray[Any], name: str) -> UInt8[np.ndarray, "h w 3"]:
