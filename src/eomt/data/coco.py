@@ -1,0 +1,273 @@
+"""Read COCO's instance annotations: one JSON file a split, with polygons or run-length codes.
+
+Three layouts are known: `annotations/instances_SPLIT.json` beside `SPLIT/` or `images/SPLIT/` (COCO's own, and
+CVAT's); `SPLIT/_annotations.coco.json` among the images (Roboflow's); else any few JSON files that list images,
+categories and annotations with a `segmentation`, named for their split or lying in its folder.
+
+Categories are things unless `isthing` says otherwise, sorted by their ids. A segment is the union of its polygons;
+those of fewer than three points have no pixels. Annotations without a mask are passed over, and counted, as are
+those of images that the file does not list and the root of Roboflow's class trees, which stands for no class.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from eomt.data.archive import Archive
+from eomt.data.coco_json import (
+    Entry,
+    Picture,
+    add_picture,
+    entries,
+    find_images,
+    flag,
+    image_folders,
+    is_id,
+    name_images,
+    read_categories,
+    some,
+)
+from eomt.data.reader import Format, Item, Split
+from eomt.errors import DataError
+from eomt.masks import Rle, RleMasks, rle_of_counts, rle_of_polygons
+from eomt.types import Segments
+
+__all__ = ["FORMAT"]
+
+_OFFICIAL = re.compile(r"instances_(.+)\.json")
+_ROBOFLOW = re.compile(r"_annotations\.coco.*\.json")
+_CATEGORY_ID = re.compile(rb'"category_id"\s*:\s*(\d+)')
+_NO_SPLIT = re.compile(
+    r"(^|[._-])(annotations?|instances?|coco|labels?|result|output|default|segmentation)(?=[._-]|$)"
+)
+_MOST_FILES = 20  # JSON files in one folder that are looked into: formats with one file an image have more
+
+
+class _Content(NamedTuple):
+    """What an item keeps of the JSON file."""
+
+    annotations: bytes
+    size: tuple[int, int] | None
+
+
+def _files(archive: Archive) -> dict[str, str]:
+    """Map splits to JSON files."""
+    official = {name: _OFFICIAL.fullmatch(_base(name)) for name in _json_files(archive.names("annotations"))}
+    if any(official.values()):
+        return _by_split({name: match.group(1) for name, match in official.items() if match})
+    files = _json_files(archive.names())
+    roboflow = {name: _folder(name) or "all" for name in files if _ROBOFLOW.fullmatch(_base(name))}
+    if roboflow:
+        return _by_split(roboflow)
+    official = {name: _OFFICIAL.fullmatch(_base(name)) for name in files}
+    if any(official.values()):
+        return _by_split({name: match.group(1) for name, match in official.items() if match})
+    crowded = {folder for folder, count in Counter(map(_parent, files)).items() if count > _MOST_FILES}
+    few = [name for name in files if _parent(name) not in crowded]
+    return _by_split({name: _split(name) for name in few if _is_instances(archive.read(name))})
+
+
+def _json_files(names: list[str]) -> list[str]:
+    return [name for name in names if name.endswith(".json") and name.count("/") <= 3]
+
+
+def _base(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _folder(name: str) -> str:
+    return _base(_parent(name))
+
+
+def _split(name: str) -> str:
+    """Name a split for its file, else for its folder: `annotations/train_coco.json`, `train/labels.json`."""
+    stem = _NO_SPLIT.sub("", _base(name).removesuffix(".json")).strip("._-")
+    return stem or _NO_SPLIT.sub("", _folder(name)).strip("._-") or "all"
+
+
+def _by_split(splits: Mapping[str, str]) -> dict[str, str]:
+    """Turn files with their splits round; files whose splits have one name are told apart by their folders."""
+    count = Counter(splits.values())
+    return {split if count[split] == 1 else name.removesuffix(".json"): name for name, split in splits.items()}
+
+
+def _is_instances(data: bytes) -> bool:
+    return b'"segments_info"' not in data and all(
+        f'"{word}"'.encode() in data for word in ("images", "annotations", "categories", "segmentation")
+    )
+
+
+def _missing(archive: Archive) -> str | None:
+    try:
+        return None if _files(archive) else "annotations/instances_SPLIT.json or another COCO file with masks"
+    except DataError as error:
+        return str(error)
+
+
+def _splits(archive: Archive) -> tuple[str, ...]:
+    return tuple(sorted(_files(archive)))
+
+
+def _open(archive: Archive, split: str) -> Split:
+    files = _files(archive)
+    if split not in files:
+        raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(sorted(files))}")
+    name = files[split]
+    where = archive.where(name)
+    gathered = _gather(archive, name)
+    roots = _roots(gathered.categories, archive, files)
+    categories = read_categories(gathered.categories, where, things=True, ignored=roots)
+    labels = {category.id: label for label, category in enumerate(categories)}
+    for id, entry in gathered.used.items():
+        if id not in labels:
+            raise DataError(
+                f"{where}: {entry}: category_id {id!r} is not among the categories "
+                f"({some(sorted(labels))}); add the category, or remove its annotations"
+            )
+    pictures = gathered.pictures
+    strangers = sum(len(texts) for id, texts in gathered.texts.items() if id not in pictures)
+    total = sum(map(len, gathered.texts.values()))
+    if not total and gathered.counts:
+        raise DataError(f"{where}: none of the annotations has a mask (boxes only); export segmentations")
+    if not pictures or strangers == total > 0:
+        what = "no images" if not pictures else 'no annotation\'s "image_id" is the id of an image'
+        raise DataError(f"{where}: {what}; export the file again")
+    paths = find_images(archive, where, pictures.values(), image_folders(name, split))
+    items = tuple(
+        Item(image_id, path, name, _Content(f"[{','.join(gathered.texts.pop(id, ()))}]".encode(), picture.size))
+        for image_id, path, (id, picture) in zip(name_images(paths, where), paths, pictures.items(), strict=True)
+    )
+    left_out = [f"{count} {what}" for what, count in gathered.counts.items()]
+    if strangers:
+        left_out.append(f"{strangers} annotations of images that the file does not list")
+    if roots:
+        left_out.append(f"{len(roots)} category that only groups others and has no annotations (id {some(roots)})")
+    return Split(archive, categories, items, partial(_read_segments, labels), tuple(left_out))
+
+
+class _Gathered(NamedTuple):
+    """What a file says, not yet compared with each other: annotations may come before the images they are of."""
+
+    pictures: dict[int | str, Picture]
+    categories: list[Entry]
+    texts: dict[int | str, list[str]]
+    """The annotations that have a mask, by image."""
+    used: dict[int, str]
+    """Each category that has annotations, with one of them."""
+    counts: Counter[str]
+    """What has no mask."""
+
+
+def _gather(archive: Archive, name: str) -> _Gathered:
+    where = archive.where(name)
+    found = _Gathered({}, [], {}, {}, Counter())
+    ids = set()
+    for entry in entries(archive, name):
+        if entry.list == "annotations":
+            id = entry.values.get("id")
+            if id is not None:
+                if not is_id(id) or id in ids:
+                    wrong = "two annotations have this id" if is_id(id) else "no id"
+                    raise DataError(f'{where}: {entry.place}: "id" is {id!r:.60}: {wrong}; number them anew')
+                ids.add(id)
+            _gather_annotation(entry, where, found)
+        elif entry.list == "categories":
+            found.categories.append(entry)
+        else:
+            add_picture(found.pictures, entry, where)
+    return found
+
+
+def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
+    values, place = entry.values, f"annotation {entry.values.get('id', entry.place)}"
+    image, category, segmentation = values.get("image_id"), values.get("category_id"), values.get("segmentation")
+    if not is_id(image):
+        raise DataError(f'{where}: {place}: "image_id" is {image!r:.60}; expected the id of an image')
+    if not isinstance(category, int) or isinstance(category, bool):
+        raise DataError(f'{where}: {place}: "category_id" is {category!r:.60}; expected the id of a category')
+    flag(values, "iscrowd", False, f"{where}: {place}")
+    if not segmentation:
+        found.counts["annotations without a mask (boxes only)"] += 1
+        return
+    if isinstance(segmentation, list):
+        outlines = _outlines(segmentation)
+        if len(outlines) < len(segmentation):
+            found.counts["polygons of fewer than three points"] += len(segmentation) - len(outlines)
+        if not outlines:
+            found.counts["annotations without a mask (no polygon of three points)"] += 1
+            return
+    elif not (isinstance(segmentation, dict) and {"counts", "size"} <= segmentation.keys()):
+        raise DataError(
+            f'{where}: {place}: "segmentation" is {segmentation!r:.60}; expected a list of polygons '
+            '[x0, y0, x1, y1, ...], or {"size": [height, width], "counts": ...}'
+        )
+    found.used.setdefault(category, place)
+    found.texts.setdefault(image, []).append(entry.text)
+
+
+def _outlines(segmentation: list[Any]) -> list[Any]:
+    """Leave out polygons that are lines or points. What is no polygon stays, to be refused."""
+    return [ring for ring in segmentation if not isinstance(ring, list) or len(ring) >= 6]
+
+
+def _roots(categories: list[Entry], archive: Archive, files: Mapping[str, str]) -> tuple[int, ...]:
+    """Give the ids of categories that are but the root of others, in all splits: Roboflow puts one first."""
+    named = [
+        (entry.values.get("id"), entry.values.get("name"), entry.values.get("supercategory"))
+        for entry in categories
+    ]
+    roots = {
+        id
+        for id, name, above in named
+        if above == "none"
+        and isinstance(id, int)
+        and any(group == name and other != id for other, _, group in named)
+    }
+    if roots:
+        roots -= {int(id) for file in files.values() for id in _CATEGORY_ID.findall(archive.read(file))}
+    return tuple(sorted(roots))
+
+
+def _read_segments(labels: Mapping[int, int], archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
+    content: _Content = item.content
+    if content.size not in (None, size):
+        height, width = content.size or size
+        raise ValueError(
+            f"it is {size[1]} x {size[0]} upright, but {width} x {height} by the file: masks would not fit; "
+            "export the annotations for these images (turned as their EXIF orientation says)"
+        )
+    annotations = json.loads(content.annotations)
+    rles = tuple(_rle(annotation, size) for annotation in annotations)
+    return Segments(
+        RleMasks(size, rles),
+        torch.tensor([labels[annotation["category_id"]] for annotation in annotations], dtype=torch.int64),
+        torch.tensor([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=torch.bool),
+    )
+
+
+def _rle(annotation: dict[str, Any], size: tuple[int, int]) -> Rle:
+    segmentation = annotation["segmentation"]
+    try:
+        if isinstance(segmentation, dict):
+            return rle_of_counts(segmentation["counts"], segmentation["size"], size)
+        return rle_of_polygons(_outlines(segmentation), size)
+    except ValueError as error:
+        raise ValueError(f"annotation {annotation.get('id', 'without id')}: {error}") from error
+
+
+FORMAT = Format(
+    "coco-instance",
+    "annotations/instances_SPLIT.json beside SPLIT/*.jpg, or SPLIT/_annotations.coco.json among its images",
+    _missing,
+    _splits,
+    _open,
+)

@@ -1,0 +1,291 @@
+"""What COCO's JSON files have in common: entries by the hundred thousand, pictures, categories. Free of masks.
+
+The files may have hundreds of megabytes, so one entry at a time becomes objects; readers keep what they need, as
+text.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, NoReturn, TypeGuard
+
+from eomt.categories import Category, class_table, distinct_color
+from eomt.data.archive import Archive
+from eomt.data.images import IMAGE_SUFFIXES
+from eomt.errors import DataError
+
+__all__ = [
+    "Entry",
+    "Picture",
+    "add_picture",
+    "entries",
+    "find_images",
+    "flag",
+    "image_folders",
+    "is_id",
+    "name_images",
+    "read_categories",
+    "some",
+]
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_LISTS = ("images", "annotations", "categories")
+
+
+class Entry(NamedTuple):
+    """One object of the lists in a file."""
+
+    list: str
+    """`images`, `annotations` or `categories`."""
+    values: dict[str, Any]
+    text: str
+    """The same as it stands in the file."""
+    place: str
+    """For messages: `annotations[17]`."""
+
+
+class Picture(NamedTuple):
+    """An entry of `images`."""
+
+    id: int | str
+    file_name: str
+    size: tuple[int, int] | None
+    """Height and width that the file tells, if it does."""
+
+
+def entries(archive: Archive, name: str) -> Iterator[Entry]:
+    """Go through the images, annotations and categories of a file, in its own order.
+
+    Raises DataError with the place for what is no JSON (NaN and Infinity are none) and for lists that are missing.
+    """
+    where = archive.where(name)
+    try:
+        text = archive.read(name).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text ({error}); save it as UTF-8") from error
+    found = set()
+    here = _skip(text, 0)
+    if text[here : here + 2] != "{}":
+        _expect(text, here, "{", "the start", where)
+        sign, here = ",", here + 1
+        while sign == ",":
+            member, here = _value(text, _skip(text, here), "the outermost object", where)
+            _expect(text, here, ":", f"after {member!r}", where)
+            here = _skip(text, here + 1)
+            if member in _LISTS:
+                if member in found:
+                    raise DataError(f'{where}: two lists "{member}"; join them')
+                here = yield from _elements(text, here, member, where)
+                found.add(member)
+            else:
+                _, here = _value(text, here, f"{member}", where)
+            sign = _expect(text, here, ",}", f"after {member!r}", where)
+            here += 1
+    absent = [wanted for wanted in _LISTS if wanted not in found]
+    if absent:
+        raise DataError(f'{where}: no list "{absent[0]}"; a COCO file has {", ".join(_LISTS)}')
+
+
+def _elements(text: str, here: int, name: str, where: str) -> Generator[Entry, None, int]:
+    """Go through a list of objects; give where the next sign after it stands."""
+    _expect(text, here, "[", name, where)
+    after = _skip(text, here + 1)
+    if text[after : after + 1] == "]":
+        return _skip(text, after + 1)
+    sign, index = ",", 0
+    while sign == ",":
+        start = _skip(text, here + 1)
+        place = f"{name}[{index}]"
+        values, here = _value(text, start, place, where)
+        if not isinstance(values, dict):
+            raise DataError(f"{where}: {place} is {values!r:.60}; expected an object")
+        yield Entry(name, values, text[start:here], place)
+        sign = _expect(text, here, ",]", place, where)
+        index += 1
+    return _skip(text, here + 1)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).raw_decode
+
+
+def _value(text: str, start: int, place: str, where: str) -> tuple[Any, int]:
+    """Parse one value; give it and where the next sign after it stands."""
+    try:
+        value, end = _decode(text, start)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: {place}: not valid JSON ({error}); correct it") from error
+    return value, _skip(text, end)
+
+
+def _skip(text: str, start: int) -> int:
+    space = _SPACE.match(text, start)
+    return space.end() if space else start
+
+
+def _expect(text: str, start: int, signs: str, place: str, where: str) -> str:
+    """Give the sign that stands here, which must be one of these."""
+    sign = text[start : start + 1]
+    if not sign or sign not in signs:
+        found = repr(sign) if sign else "the end of the file"
+        due = " or ".join(map(repr, signs))
+        raise DataError(f"{where}: {place}: not valid JSON ({found} in place of {due}); correct it")
+    return sign
+
+
+def is_id(value: object) -> TypeGuard[int | str]:
+    """Tell whether a value can be the id of an image or annotation."""
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def flag(values: Mapping[str, Any], field: str, default: bool | None, place: str) -> bool:
+    """Read a field that is 0 or 1. Raises DataError, also where it is absent and has no default."""
+    value = values.get(field)
+    value = default if value is None else value
+    if value not in (0, 1):
+        raise DataError(f'{place}: "{field}" is {value!r}; use 0 or 1')
+    return bool(value)
+
+
+def some(values: Iterable[object]) -> str:
+    """Name the first few, for messages."""
+    shown = [str(value) for value in values]
+    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
+
+
+def add_picture(pictures: dict[int | str, Picture], entry: Entry, where: str) -> None:
+    """Check an entry of `images` and add it to those that came before. Raises DataError."""
+    picture = _picture(entry, where)
+    if picture.id in pictures:
+        other = pictures[picture.id].file_name
+        raise DataError(
+            f"{where}: {entry.place}: two images have the id {picture.id!r}, {other} and {picture.file_name}; "
+            "number them anew"
+        )
+    pictures[picture.id] = picture
+
+
+def _picture(entry: Entry, where: str) -> Picture:
+    place = f"{where}: {entry.place}"
+    id, name = entry.values.get("id"), entry.values.get("file_name")
+    if not is_id(id):
+        raise DataError(f'{place}: "id" is {id!r:.60}; every image needs one')
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise DataError(f'{place}: "file_name" is {name!r:.60}; every image needs one')
+    height, width = entry.values.get("height"), entry.values.get("width")
+    if height is None and width is None:
+        return Picture(id, name, None)
+    if not (_is_length(height) and _is_length(width)):
+        raise DataError(f"{place}, {name}: height and width are {height!r:.60} and {width!r:.60}; use pixels")
+    return Picture(id, name, (int(height), int(width)))
+
+
+def _is_length(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and 0 < value < 2**31 and value == int(value)
+
+
+def read_categories(
+    given: Iterable[Entry], where: str, things: bool | None, ignored: Container[int] = ()
+) -> tuple[Category, ...]:
+    """Check the entries of `categories`, leave some ids out and sort by id. Raises DataError.
+
+    `things` tells what a category is that does not say so in `isthing`; None: it must. Names and ids of COCO keep
+    COCO's colours.
+    """
+    known = {(category.id, category.name): category.color for category in class_table("coco_panoptic")}
+    found: dict[int, Category] = {}
+    for entry in given:
+        place, values = f"{where}: {entry.place}", entry.values
+        id, name, color = values.get("id"), values.get("name"), values.get("color")
+        if not isinstance(id, int) or isinstance(id, bool) or id < 0:
+            raise DataError(f'{place}: "id" is {id!r:.60}; every category needs a whole number from 0')
+        if id in ignored:
+            continue
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f'{place}: "name" is {name!r:.60}; every category needs one')
+        if id in found:
+            raise DataError(f"{where}: two categories have the id {id}, {found[id].name} and {name}; renumber one")
+        if color is None:
+            color = known.get((id, name))
+        elif not isinstance(color, list) or len(color) != 3 or any(part not in range(256) for part in color):
+            raise DataError(f'{place}, {name}: "color" is {color!r:.60}; use [r, g, b], each from 0 to 255')
+        is_thing = flag(values, "isthing", things, f"{place}, {name}")
+        found[id] = Category(name, is_thing, id, distinct_color(len(found)) if color is None else tuple(color))
+    if not found:
+        raise DataError(f"{where}: no categories; the list must name every class")
+    twice = [name for name, count in Counter(category.name for category in found.values()).items() if count > 1]
+    if twice:
+        raise DataError(f"{where}: two categories have the name {twice[0]!r}; give each its own")
+    return tuple(found[id] for id in sorted(found))
+
+
+def image_folders(annotation: str, split: str) -> list[str]:
+    """List the folders where the images of a split can lie, the likeliest first."""
+    folder = PurePosixPath(annotation).parent
+    above = folder.parent
+    likely = [
+        *(base / split for base in (above, above / "images", folder, folder / "images")),
+        *(above / "images", folder / "images", folder, above),
+    ]
+    return list(dict.fromkeys("" if str(path) == "." else str(path) for path in likely))
+
+
+def find_images(
+    archive: Archive, where: str, pictures: Iterable[Picture], folders: list[str], masks: str = ""
+) -> list[str]:
+    """Find the file of every picture in the first of these folders that has it, else anywhere by its bare name.
+
+    Names in the file may be paths of another machine: their ends count. A folder of `masks` is not looked into.
+    Raises DataError naming pictures that are not there.
+    """
+    wanted = {picture.file_name: _parts(picture.file_name) for picture in pictures}
+    found: dict[str, str] = {}
+    for folder in folders:
+        listed = set(archive.names(folder))
+        for name, parts in wanted.items():
+            path = "/".join((folder, *parts) if folder else parts)
+            if name not in found and path in listed:
+                found[name] = path
+        if len(found) == len(wanted):
+            break
+    else:
+        by_name: dict[str, list[str]] = {}
+        for path in archive.names():
+            if path.lower().endswith(IMAGE_SUFFIXES) and not (masks and path.startswith(masks + "/")):
+                by_name.setdefault(path.rsplit("/", 1)[-1], []).append(path)
+        for name, parts in wanted.items():
+            paths = by_name.get(parts[-1] if parts else "", [])
+            if name not in found and len(paths) > 1:
+                raise DataError(f"{where}: image {name} can be any of {some(paths)}; keep the right one")
+            if name not in found and paths:
+                found[name] = paths[0]
+    lost = [name for name in wanted if name not in found]
+    if lost:
+        raise DataError(
+            f"{where}: {len(lost)} of {len(wanted)} images are not there: {some(lost)}; put them into "
+            f"{folders[0]}/, or take them out of the file"
+        )
+    return [found[picture.file_name] for picture in pictures]
+
+
+def _parts(file_name: str) -> tuple[str, ...]:
+    return tuple(part for part in re.split(r"[\\/]+", file_name) if part not in ("", ".", ".."))
+
+
+def name_images(paths: list[str], where: str) -> list[str]:
+    """Name images by their files' names without suffix; where two would be one, by their whole paths.
+
+    Raises DataError where two are the same file.
+    """
+    if len(set(paths)) < len(paths):
+        raise DataError(f"{where}: two images are the file {Counter(paths).most_common(1)[0][0]}; remove one")
+    stems = [path.rsplit("/", 1)[-1].rsplit(".", 1)[0] for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    whole = [path.rsplit(".", 1)[0] for path in paths]
+    return whole if len(set(whole)) == len(whole) else paths

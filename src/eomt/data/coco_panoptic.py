@@ -1,0 +1,215 @@
+"""Read COCO's panoptic annotations: `panoptic_SPLIT.json` beside `panoptic_SPLIT/*.png`, images in `SPLIT/`.
+
+The JSON file lists the segments of every image; a PNG tells their pixels, its colours being ids: red + 256 green +
+65536 blue, 0 for void. Both must name the same segments. Categories say in `isthing` what they are and come sorted
+by their ids; crowds are kept as such. The images of an entry are found as `coco_json` says.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eomt.data.archive import Archive
+from eomt.data.coco_json import (
+    Entry,
+    Picture,
+    add_picture,
+    entries,
+    find_images,
+    flag,
+    image_folders,
+    is_id,
+    name_images,
+    read_categories,
+    some,
+)
+from eomt.data.images import read_color_map
+from eomt.data.parts import Part, require_size, segments_of
+from eomt.data.reader import Format, Item, Split
+from eomt.errors import DataError
+from eomt.types import Segments
+
+__all__ = ["FORMAT"]
+
+_NAME = re.compile(r"panoptic(?:_(.+))?\.json")
+_MAX_ID = 2**24 - 1  # three channels of 8 bits
+
+
+def _files(archive: Archive) -> tuple[dict[str, str], str | None]:
+    """Map splits to the JSON files that have a folder of PNGs beside them; and name the first thing missing."""
+    missing = None
+    for prefix in ("annotations", ""):
+        candidates, folders = {}, set()
+        for name in archive.names(prefix):
+            folder, _, base = name.rpartition("/")
+            match = _NAME.fullmatch(base)
+            if match and folder.count("/") < 3:
+                candidates[name] = match.group(1) or "all"
+            elif base.lower().endswith(".png"):
+                folders.add(folder)
+        files: dict[str, str] = {}
+        for name, split in candidates.items():
+            stem = name.removesuffix(".json")
+            if stem in folders:
+                files[stem if split in files else split] = name
+            else:
+                missing = missing or f"{stem}/*.png"
+        if files:
+            return files, None
+    return {}, missing or "annotations/panoptic_SPLIT.json"
+
+
+def _missing(archive: Archive) -> str | None:
+    return _files(archive)[1]
+
+
+def _splits(archive: Archive) -> tuple[str, ...]:
+    return tuple(sorted(_files(archive)[0]))
+
+
+def _open(archive: Archive, split: str) -> Split:
+    files, _ = _files(archive)
+    if split not in files:
+        raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(sorted(files))}")
+    name = files[split]
+    where = archive.where(name)
+    found = _gather(archive, name)
+    categories = read_categories(found.categories, where, things=None)
+    labels = {category.id: label for label, category in enumerate(categories)}
+    for id, place in found.used.items():
+        if id not in labels:
+            raise DataError(
+                f"{where}: {place}: category_id {id} is not among the categories ({some(sorted(labels))}); add "
+                "it, or remove its segments (and paint them with 0)"
+            )
+    pictures = {id: picture for id, picture in found.pictures.items() if id in found.masks}
+    if not pictures:
+        raise DataError(f'{where}: no annotation\'s "image_id" is the id of an image; export the file again')
+    masks = name.removesuffix(".json")
+    paths = find_images(archive, where, pictures.values(), image_folders(name, split), masks)
+    pngs = _find_masks(archive, where, masks, [found.masks[id].file_name for id in pictures])
+    items = tuple(
+        Item(image_id, path, png, found.masks[id].segments)
+        for image_id, path, png, id in zip(name_images(paths, where), paths, pngs, pictures, strict=True)
+    )
+    counts = {
+        "images without an annotation": len(found.pictures) - len(pictures),
+        "annotations of images that the file does not list": len(found.masks) - len(pictures),
+    }
+    left_out = tuple(f"{count} {what}" for what, count in counts.items() if count)
+    return Split(archive, categories, items, partial(_read_segments, labels, name), left_out)
+
+
+class _Mask(NamedTuple):
+    """What the JSON file says of the segments of one image."""
+
+    file_name: str
+    segments: bytes
+    """Of each segment its id, its category and whether it is a crowd, as int64: [n 3]."""
+
+
+class _Gathered(NamedTuple):
+    """What a file says, not yet compared with each other: annotations may come before the images they are of."""
+
+    pictures: dict[int | str, Picture]
+    categories: list[Entry]
+    masks: dict[int | str, _Mask]
+    used: dict[int, str]
+    """Each category that has segments, with a place where."""
+
+
+def _gather(archive: Archive, name: str) -> _Gathered:
+    where = archive.where(name)
+    found = _Gathered({}, [], {}, {})
+    for entry in entries(archive, name):
+        if entry.list == "annotations":
+            _gather_annotation(entry, where, found)
+        elif entry.list == "categories":
+            found.categories.append(entry)
+        else:
+            add_picture(found.pictures, entry, where)
+    return found
+
+
+def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
+    image, file_name, given = (entry.values.get(field) for field in ("image_id", "file_name", "segments_info"))
+    if not is_id(image):
+        raise DataError(f'{where}: {entry.place}: "image_id" is {image!r:.60}; expected the id of an image')
+    place = f"{entry.place} of image {image}"
+    if image in found.masks:
+        raise DataError(f"{where}: {place}: the image has two annotations; remove one")
+    if not isinstance(file_name, str) or not isinstance(given, list):
+        raise DataError(
+            f'{where}: {place}: "file_name" is {file_name!r:.60} and "segments_info" {given!r:.60}; expected the '
+            "name of a PNG and a list"
+        )
+    rows: dict[int, tuple[int, int, int]] = {}
+    for segment in given:
+        row = _row(segment, f"{where}: {place}")
+        if row[0] in rows:
+            raise DataError(f"{where}: {place}: two segments have the id {row[0]}; give each its own")
+        rows[row[0]] = row
+        if row[1] not in found.used:
+            found.used[row[1]] = place
+    found.masks[image] = _Mask(file_name, np.array([*rows.values()], dtype=np.int64).tobytes())
+
+
+def _row(segment: Any, place: str) -> tuple[int, int, int]:
+    if not isinstance(segment, dict):
+        raise DataError(f"{place}: segment {segment!r:.60}; expected an object")
+    id, category = segment.get("id"), segment.get("category_id")
+    if type(id) is not int or not 0 < id <= _MAX_ID:
+        raise DataError(f'{place}: a segment\'s "id" is {id!r:.60}; use 1 to {_MAX_ID} (0 is void)')
+    if type(category) is not int:
+        raise DataError(f'{place}: segment {id}: "category_id" is {category!r:.60}; expected a whole number')
+    return id, category, int(flag(segment, "iscrowd", False, f"{place}: segment {id}"))
+
+
+def _find_masks(archive: Archive, where: str, folder: str, file_names: list[str]) -> list[str]:
+    listed = set(archive.names(folder))
+    paths = [f"{folder}/{name}" for name in file_names]
+    lost = [path for path in paths if path not in listed]
+    if lost:
+        raise DataError(
+            f"{where}: {len(lost)} of {len(paths)} PNGs are not there: {some(lost)}; unpack them all, or take "
+            "their images out of the file"
+        )
+    return paths
+
+
+def _read_segments(
+    labels: Mapping[int, int], json_name: str, archive: Archive, item: Item, size: tuple[int, int]
+) -> Segments:
+    ids = read_color_map(archive.read(item.annotation), archive.where(item.annotation))
+    require_size(ids, size, "the PNG")
+    rows = np.frombuffer(item.content, dtype=np.int64).reshape(-1, 3).tolist()
+    parts: dict[int, Part | None] = {id: Part(labels[category], id, bool(crowd)) for id, category, crowd in rows}
+    parts[0] = None
+
+    def part_of(id: int) -> Part | None:
+        if id not in parts:
+            raise ValueError(
+                f"the PNG has segment {id} (colour {id & 255}, {id >> 8 & 255}, {id >> 16}), which "
+                f"{json_name} does not list; export both together"
+            )
+        return parts[id]
+
+    segments = segments_of(ids, part_of)
+    if len(segments) < len(rows):
+        lost = [id for id, _, _ in rows if not (ids == id).any()]
+        raise ValueError(
+            f"{json_name} lists segments {some(lost)}, which the PNG does not have; export both together"
+        )
+    return segments
+
+
+FORMAT = Format(
+    "coco-panoptic",
+    "annotations/panoptic_SPLIT.json beside annotations/panoptic_SPLIT/*.png, images in SPLIT/",
+    _missing,
+    _splits,
+    _open,
+)
