@@ -91,6 +91,14 @@ def test_instance_maps_may_lie_beside_the_folder(root: Path):
     assert_read(PANOPTIC.open(Archive(root.parent), "train"), "train")
 
 
+def test_scenes_in_the_two_archives_as_they_are_downloaded(root: Path, tmp_path_factory: pytest.TempPathFactory):
+    downloads = tmp_path_factory.mktemp("downloads")
+    shutil.make_archive(str(downloads / "annotations_instance"), "tar", root, "annotations_instance")
+    shutil.rmtree(root / "annotations_instance")
+    shutil.make_archive(str(downloads / "ADEChallengeData2016"), "zip", root.parent, root.name)
+    assert_read(PANOPTIC.open(Archive(downloads), "train"), "train")
+
+
 def test_images_named_as_ade20k_names_them_need_no_list_of_classes(root: Path):
     (root / "objectInfo150.txt").unlink()
     assert "ADE_*.jpg" in str(SEMANTIC.missing(Archive(root)))

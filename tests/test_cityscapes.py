@@ -57,6 +57,13 @@ def test_scenes(tmp_path: Path, pack: Callable[[Path], Path], kinds: tuple[str, 
         assert_read(pickle.loads(pickle.dumps(opened)), split, merged=merged)
 
 
+def test_scenes_in_the_two_zips_as_they_are_downloaded(tmp_path: Path):
+    layout.write_zips(tmp_path)
+    archive = Archive(tmp_path)
+    assert FORMAT.splits(archive) == ("train", "val")
+    assert_read(pickle.loads(pickle.dumps(FORMAT.open(archive, "train"))), "train")
+
+
 def test_names_of_images_hold_the_city(root: Path):
     assert FORMAT.open(Archive(root), "val").image_ids == ("street/street_000003",)
 
