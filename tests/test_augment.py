@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional
 
 from eomt.config import AugmentConfig
-from eomt.data.augment import View, augment, draw_view, jitter_color
+from eomt.data.augment import View, augment, draw_view, jitter_color, turn_hue
 from eomt.masks import IdMap, RleMasks
 from eomt.types import Sample, Segments
 
@@ -67,13 +68,22 @@ def test_id_maps_and_run_lengths_give_the_same_view(rle):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("scaled", [(61, 83), (300, 211), (20, 20)])
-def test_cutting_first_equals_scaling_first(scaled, flip):
+@pytest.mark.parametrize(
+    ("scaled", "corner", "window"),
+    [
+        ((20, 20), (0, 0), (0, 0, 100, 120)),  # all of the image, as the authors scale it
+        ((50, 40), (0, 0), (0, 0, 100, 120)),
+        ((50, 60), (0, 10), (0, 20, 100, 80)),  # halved, then cut
+        ((200, 240), (80, 46), (40, 23, 25, 20)),  # doubled, then cut
+    ],
+)
+def test_cutting_first_equals_scaling_first(scaled, corner, window, flip):
+    """To a level of 255; along a cut, the filter does not reach over it."""
     chance = np.random.default_rng(0)
     pixels = chance.integers(0, 256, (100, 120, 3), dtype=np.uint8)
     ids = chance.integers(0, 4, (100, 120)).astype(np.int32)
-    corner = (max(scaled[0] - 50, 0) // 2, max(scaled[1] - 40, 0) // 3)
     view = View((100, 120), scaled, corner, (50, 40), flip=flip)
+    assert view.window == window
     rows, columns = (slice(c, c + f) for c, f in zip(corner, view.filled, strict=True))
     resize = (scaled[1], scaled[0])
     whole = np.array(Image.fromarray(pixels).resize(resize, Image.Resampling.BILINEAR))[rows, columns]
@@ -81,12 +91,27 @@ def test_cutting_first_equals_scaling_first(scaled, flip):
     if flip:
         whole, whole_ids = whole[:, ::-1], whole_ids[:, ::-1]
     cut = view.image(torch.from_numpy(pixels).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-    assert np.abs(cut.astype(int) - whole).max() <= 1  # levels of 255: Pillow rounds its weights
+    away = np.s_[:] if window[2:] == (100, 120) else np.s_[1:-1, 1:-1]
+    assert np.abs(cut.astype(int) - whole)[away].max() <= 1
     masks, seen = view.masks(IdMap(ids, 3))
     assert seen == [0, 1, 2]
     for index in seen:
         inside = masks[index, : view.filled[0], : view.filled[1]].numpy()
         assert (inside != (whole_ids == index + 1)).mean() < 0.01
+
+
+@pytest.mark.parametrize("source", [(480, 640), (1, 5000), (7, 3), (1, 1)])
+def test_a_view_begins_and_ends_with_a_pixel_of_the_source(source):
+    chance = generator()
+    for fit in ("contain", "cover"):
+        for _ in range(100):
+            view = draw_view(source, (64, 96), AugmentConfig(fit=fit), chance)
+            for axis in (0, 1):
+                start, length = view.window[axis], view.window[axis + 2]
+                assert 0 <= start < start + length <= source[axis]
+                ratio = source[axis] / view.scaled[axis]
+                assert abs(start - view.corner[axis] * ratio) < 1
+                assert abs(start + length - (view.corner[axis] + view.filled[axis]) * ratio) <= 1
 
 
 @pytest.mark.parametrize(
@@ -223,3 +248,14 @@ def test_color_jitter_changes_colours_within_bounds():
     shades = {tuple(jitter_color(red, generator(seed))[:, 0, 0].tolist()) for seed in range(100)}
     assert len(shades) > 50
     assert all(shade[0] == max(shade) for shade in shades)  # a hue moved by 18 degrees is still reddish
+
+
+@pytest.mark.parametrize("turns", [-0.05, -0.01, 0.0, 0.03, 0.05])
+def test_hues_turn_as_in_torchvision(turns):
+    """To a level of 255: torchvision rounds after more steps."""
+    steps = torch.tensor([0, 1, 77, 128, 254, 255], dtype=torch.uint8)
+    image = torch.cat([torch.cartesian_prod(steps, steps, steps), torch.randint(256, (4780, 3)).byte()])
+    image = image.T.reshape(3, 4, -1)
+    difference = turn_hue(image, turns).int() - functional.adjust_hue(image, turns).int()
+    assert difference.abs().max() <= 1
+    assert torch.equal(turn_hue(image, 0.0), image)

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from hotcoco import mask as coco_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -43,6 +44,30 @@ def test_both_codes_say_what_the_dense_masks_say(masks, data) -> None:
         for index, source in enumerate(chosen):
             np.testing.assert_array_equal(picked.mask(index), expected[source])
         np.testing.assert_array_equal(code.crop(window), crop(expected, window))
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks=dense, data=st.data())
+def test_samples_are_the_pixels_of_the_dense_masks(masks, data) -> None:
+    """Rows and columns may repeat, be left out and lie outside; columns may come in any order."""
+    height, width = masks.shape[1:]
+    rows = sorted(data.draw(st.lists(st.integers(-2, height + 1), min_size=1, max_size=20)))
+    columns = data.draw(st.lists(st.integers(-2, width + 1), min_size=1, max_size=20))
+    id_map, apart = disjoint(masks)
+    for code, all_masks in ((RleMasks.encode(masks, (height, width)), masks), (id_map, apart)):
+        around = np.pad(all_masks, ((0, 0), (2, 2), (2, 2)))
+        expected = around[:, np.array(rows)[:, None] + 2, np.array(columns) + 2]
+        sampled, seen = code.sample(np.array(rows), np.array(columns))
+        assert seen == [index for index, mask in enumerate(expected) if mask.any()]
+        np.testing.assert_array_equal(sampled, expected[seen])
+
+
+def test_empty_runs_are_passed_over() -> None:
+    counts = [0, 2, 0, 1, 3, 0, 2, 4]  # down the columns: 3 inside (in two runs), 5 outside, 4 inside
+    rle = coco_mask.frPyObjects({"size": [4, 3], "counts": counts}, 4, 3)
+    masks, seen = RleMasks((4, 3), (rle,)).sample(np.arange(4), np.arange(3))
+    assert seen == [0]
+    assert masks[0].T.astype(int).tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
 
 
 def crop(masks: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """One codec for masks: id maps where they are disjoint, run-length codes where they may overlap.
 
 Encoded masks cost what they show: O(pixels) for an id map, O(outline) for a run-length code. Dense masks
-appear one at a time, or inside one window. What a mask means (its label, its score) is left to `types`.
+appear one at a time, or inside one window, scaled or not. What a mask means (its label, its score) is left to
+`types`.
 
 Run-length codes are COCO's (column-major, compressed), by hotcoco, which is called with checked input only.
 """
@@ -58,6 +59,12 @@ class EncodedMasks(Protocol):
     def crop(self, window: Window) -> NDArray[np.bool_]:
         """Decode all masks inside one window, [n h w]; outside the image they are empty."""
 
+    def sample(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[NDArray[np.bool_], list[int]]:
+        """Look up the pixels where rows and columns cross; outside the image they are empty. Rows must not fall.
+
+        Gives the masks that have one of these pixels, [k h w], and which of the masks they are.
+        """
+
     def areas(self) -> NDArray[np.int64]:
         """Count the pixels of each mask, [n]."""
 
@@ -66,6 +73,9 @@ class EncodedMasks(Protocol):
 
     def select(self, indices: Sequence[int]) -> "EncodedMasks":
         """Keep these masks, in this order."""
+
+    def merge(self, groups: Sequence[Sequence[int]]) -> "EncodedMasks":
+        """Give the union of each group of masks; a mask belongs to one group at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +105,18 @@ class IdMap:
         masks: NDArray[np.bool_] = inside[None] == np.arange(1, self.count + 1, dtype=np.int32)[:, None, None]
         return masks
 
+    def sample(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[NDArray[np.bool_], list[int]]:
+        """Look up the pixels where rows and columns cross, and give the masks seen there, [k h w], and which."""
+        ids = np.zeros((len(rows), len(columns)), dtype=np.int32)
+        height, width = self.size
+        y, x = np.flatnonzero((rows >= 0) & (rows < height)), np.flatnonzero((columns >= 0) & (columns < width))
+        ids[np.ix_(y, x)] = self.ids[np.ix_(rows[y], columns[x])]
+        seen = np.flatnonzero(np.bincount(ids.ravel(), minlength=1)[1:])
+        masks = np.empty((len(seen), *ids.shape), dtype=np.bool_)
+        for mask, index in zip(masks, seen, strict=True):
+            np.equal(ids, index + 1, out=mask)
+        return masks, seen.tolist()
+
     def areas(self) -> NDArray[np.int64]:
         """Count the pixels of each mask, [n]."""
         return np.bincount(self.ids.ravel(), minlength=self.count + 1)[1:]
@@ -109,6 +131,13 @@ class IdMap:
         kept = np.arange(1, self.count + 1)[np.asarray(indices, dtype=np.int64)]
         table[kept] = np.arange(1, len(indices) + 1, dtype=np.int32)
         return IdMap(table[self.ids], len(indices))
+
+    def merge(self, groups: Sequence[Sequence[int]]) -> "IdMap":
+        """Give the union of each group of masks; a mask belongs to one group at most."""
+        table = np.zeros(self.count + 1, dtype=np.int32)
+        for place, group in enumerate(groups, 1):
+            table[np.asarray(group, dtype=np.int64) + 1] = place
+        return IdMap(table[self.ids], len(groups))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +161,21 @@ class RleMasks:
 
     def crop(self, window: Window) -> NDArray[np.bool_]:
         """Decode all masks inside one window, [n h w]; outside the image they are empty."""
-        _, _, height, width = window
-        out = np.zeros((len(self), height, width), dtype=np.bool_)
-        for index in range(len(self)):
-            out[index] = _crop(self.mask(index), window)
-        return out
+        top, left, height, width = window
+        rows, columns = np.arange(top, top + height), np.arange(left, left + width)
+        masks = np.zeros((len(self), height, width), dtype=np.bool_)
+        for mask, rle in zip(masks, self.rles, strict=True):
+            _fill(mask, _look_up(rle, rows, columns))
+        return masks
+
+    def sample(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[NDArray[np.bool_], list[int]]:
+        """Look up the pixels where rows and columns cross, and give the masks seen there, [k h w], and which."""
+        runs = [_look_up(rle, rows, columns) for rle in self.rles]
+        seen = [index for index, found in enumerate(runs) if len(found)]
+        masks = np.zeros((len(seen), len(rows), len(columns)), dtype=np.bool_)
+        for mask, index in zip(masks, seen, strict=True):
+            _fill(mask, runs[index])
+        return masks, seen
 
     def areas(self) -> NDArray[np.int64]:
         """Count the pixels of each mask, [n]."""
@@ -149,6 +188,11 @@ class RleMasks:
     def select(self, indices: Sequence[int]) -> "RleMasks":
         """Keep these masks, in this order."""
         return RleMasks(self.size, tuple(self.rles[index] for index in indices))
+
+    def merge(self, groups: Sequence[Sequence[int]]) -> "RleMasks":
+        """Give the union of each group of masks."""
+        joined = (coco_mask.merge([dict(self.rles[index]) for index in group]) for group in groups)
+        return RleMasks(self.size, tuple(Rle(size=rle["size"], counts=rle["counts"]) for rle in joined))
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> Rle:
@@ -294,6 +338,14 @@ def _decompressed(counts: str | bytes) -> NDArray[np.int64]:
     return numbers
 
 
+def _run_lengths(counts: bytes) -> NDArray[np.int64]:
+    """Read a compressed code that is known to be right."""
+    runs = _decompressed(counts)
+    runs[1::2] = runs[1::2].cumsum()  # all but the first three are differences to the last but one
+    runs[2::2] = runs[2::2].cumsum()
+    return runs
+
+
 def _short(value: object) -> str:
     """Show the beginning of a value."""
     text = repr(value[:60] if isinstance(value, list | tuple | str | bytes) else value)
@@ -336,6 +388,36 @@ def trace_polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
         if ring:
             rings.append(corners[ring if turn[start] > 0 else ring[::-1]])
     return rings
+
+
+def _look_up(rle: Rle, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Give the runs of a mask's pixels among those where rows and columns cross, without decoding any.
+
+    [runs 2], first and one past the last, counted down the columns: pixel (i, j) has the number j * len(rows) + i.
+    Rows must not fall. Two searches find each column's runs, and a third what of them lies in the rows.
+    """
+    height = rle["size"][0]
+    borders = _run_lengths(rle["counts"]).cumsum()
+    first, end = borders[: len(borders) // 2 * 2].reshape(-1, 2).T
+    top = columns * height
+    before = end.searchsorted(top, side="right")  # runs that end above the column
+    count = first.searchsorted(top + height) - before
+    run = np.arange(count.sum()) + np.repeat(before + count - count.cumsum(), count)
+    column = np.repeat(np.arange(len(columns)), count)
+    inside = np.stack([first[run], end[run]], axis=1) - top[column, None]
+    runs: NDArray[np.int64] = rows.searchsorted(inside.clip(0, height)) + column[:, None] * len(rows)
+    return runs[runs[:, 0] < runs[:, 1]]
+
+
+def _fill(mask: NDArray[np.bool_], runs: NDArray[np.int64]) -> None:
+    """Set the pixels of these runs, counted down the columns, in an empty mask [h w]."""
+    if len(runs) == 0:
+        return
+    height = len(mask)
+    left, right = runs[0, 0] // height, -(-runs[-1, 1] // height)
+    lengths = np.diff(runs.ravel(), prepend=left * height, append=right * height)
+    inside = np.arange(len(lengths)) % 2 == 1
+    mask[:, left:right] = np.repeat(inside, lengths).reshape(right - left, height).T
 
 
 def _crop(array: NDArray[Any], window: Window) -> NDArray[Any]:

@@ -1,13 +1,14 @@
 """Cut one random view out of a sample, as EoMT does: large-scale jitter, pad and crop, flip, colour jitter.
 
-All parameters are drawn first, so that only what the view shows is scaled: the image by Pillow's resize of a box
-(what scaling the whole image and cropping gives), masks by looking up the source pixel below the centre of each
-pixel of the view. A view depends on the sample, the settings and the generator only.
+All parameters are drawn first, so that only what the view shows is touched: it is cut out of the image at whole
+pixels and then scaled; masks are looked up at the source pixel below the centre of each pixel of the view. A view
+depends on the sample, the settings and the generator only.
 
-Four deliberate differences from the authors' code: views may be of any shape; scales are relative to the way that
-prediction fits an image (theirs to the longest side, in semantic segmentation too); a sample without a usable mask
-becomes a negative (theirs recurses without end); and colour is jittered last, on the view alone, so that contrast
-pivots on the mean of the view and not of the whole image.
+Five deliberate differences from the authors' code: views may be of any shape; scales are relative to the way that
+prediction fits an image (theirs to the longest side, in semantic segmentation too); a sample without a usable
+mask becomes a negative (theirs recurses without end); images are cut before they are scaled, so that a view begins
+and ends with a pixel of the source; and colour is jittered last, on the view alone, so that contrast pivots on the
+mean of the view and not of the whole image.
 """
 
 from dataclasses import dataclass
@@ -15,23 +16,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from eomt.config import AugmentConfig
-from eomt.masks import EncodedMasks, IdMap
+from eomt.masks import EncodedMasks, Window
 from eomt.types import Sample, Target
 
-__all__ = ["View", "augment", "draw_view", "jitter_color"]
+__all__ = ["View", "augment", "draw_view", "jitter_color", "turn_hue"]
 
 _TRIES = 10  # draws that may miss all segments before a view is kept as a negative
 
 
 @dataclass(frozen=True)
 class View:
-    """Where a view lies: the image scaled to `scaled`, cut at `corner`; the cut is flipped and padded to `size`.
+    """Where a view lies: on the image scaled to `scaled`, at `corner`; what it shows is flipped, padded to `size`.
 
     Sizes are (height, width), the corner is (top, left), in pixels. Padding is to the right and below.
     """
@@ -49,54 +48,35 @@ class View:
         return min(self.size[0], self.scaled[0]), min(self.size[1], self.scaled[1])
 
     @property
-    def flipped_axes(self) -> tuple[int, ...]:
-        """Axes to reverse, counted from the end."""
-        return (-2,) * self.vertical_flip + (-1,) * self.flip
+    def window(self) -> Window:
+        """The part of the source that is shown, at whole pixels: a whole image that is seen is exactly itself."""
+        starts, stops = [], []
+        for source, scaled, corner, filled in zip(self.source, self.scaled, self.corner, self.filled, strict=True):
+            starts.append(corner * source // scaled)
+            stops.append(max(round((corner + filled) * source / scaled), starts[-1] + 1))
+        return starts[0], starts[1], stops[0] - starts[0], stops[1] - starts[1]
 
     def image(self, image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
         """Show the filled part of the source image, with antialiasing."""
-        (top, left), (height, width) = self.corner, self.filled
-        y, x = (source / scaled for source, scaled in zip(self.source, self.scaled, strict=True))
-        right, bottom = min((left + width) * x, self.source[1]), min((top + height) * y, self.source[0])
-        whole = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-        shown = whole.resize((width, height), Image.Resampling.BILINEAR, box=(left * x, top * y, right, bottom))
-        return torch.from_numpy(np.array(shown)).permute(2, 0, 1).flip(self.flipped_axes)
+        top, left, height, width = self.window
+        cut = image[None, :, top : top + height, left : left + width]
+        # Torch scales bytes several times faster than Pillow, and fastest where a pixel's colours lie together.
+        cut = cut.contiguous(memory_format=torch.channels_last)
+        shown: Tensor = functional.resize(cut, list(self.filled))[0]
+        return shown.flip((-2,) * self.vertical_flip + (-1,) * self.flip)
 
     def masks(self, masks: EncodedMasks) -> tuple[Bool[Tensor, "k h w"], list[int]]:
         """Show the masks that have a pixel in the view, at its full size, and say which of them these are."""
-        rows, columns = (
-            ((np.arange(filled) + corner + 0.5) * source / scaled).astype(np.intp)
-            for filled, corner, source, scaled in zip(
-                self.filled, self.corner, self.source, self.scaled, strict=True
-            )
-        )
-        pixels = np.ix_(rows[::-1] if self.vertical_flip else rows, columns[::-1] if self.flip else columns)
-        if isinstance(masks, IdMap):
-            return self._expand(masks.ids[pixels])
-        shown: list[NDArray[np.bool_]] = []
-        seen: list[int] = []
-        for index in range(len(masks)):  # one after another: many masks of a large image do not fit in memory
-            mask = masks.mask(index)[pixels]
-            if mask.any():
-                shown.append(self._padded(mask))
-                seen.append(index)
-        stacked = np.stack(shown) if shown else np.zeros((0, *self.size), dtype=np.bool_)
-        return torch.from_numpy(stacked), seen
-
-    def _expand(self, ids: NDArray[np.int32]) -> tuple[Bool[Tensor, "k h w"], list[int]]:
-        present = np.flatnonzero(np.bincount(ids.ravel()))
-        present = present[present > 0]
-        place = np.zeros(ids.max() + 1, dtype=np.intp)
-        place[present] = np.arange(len(present))
-        out = np.zeros((len(present), *self.size), dtype=np.bool_)
-        y, x = np.nonzero(ids)
-        out[place[ids[y, x]], y, x] = True
-        return torch.from_numpy(out), (present - 1).tolist()
-
-    def _padded(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        out = np.zeros(self.size, dtype=np.bool_)
-        out[: mask.shape[0], : mask.shape[1]] = mask
-        return out
+        top, left, height, width = self.window
+        rows = top + ((np.arange(self.filled[0]) + 0.5) * height / self.filled[0]).astype(np.intp)
+        columns = left + ((np.arange(self.filled[1]) + 0.5) * width / self.filled[1]).astype(np.intp)
+        padding = np.subtract(self.size, self.filled)  # outside of the image, where masks are empty
+        rows = np.pad(rows, (0, padding[0]), constant_values=self.source[0])
+        columns = np.pad(columns[::-1] if self.flip else columns, (0, padding[1]), constant_values=self.source[1])
+        shown, seen = masks.sample(rows, columns)
+        if self.vertical_flip:
+            shown[:, : self.filled[0]] = shown[:, : self.filled[0]][:, ::-1].copy()
+        return torch.from_numpy(shown), seen
 
 
 def augment(
@@ -118,11 +98,11 @@ def augment(
         shown, seen = view.masks(masks)
         if seen or not len(masks):
             break
-    picture = view.image(sample.image)
-    if config.color:
-        picture = jitter_color(picture, generator)
     image = torch.zeros(3, *view_size, dtype=torch.uint8)
-    image[:, : picture.shape[1], : picture.shape[2]] = picture
+    filled = image[:, : view.filled[0], : view.filled[1]]
+    filled.copy_(view.image(sample.image))
+    if config.color:
+        filled.copy_(jitter_color(filled, generator))
     return image, Target(shown, labels[seen], torch.zeros(len(seen), dtype=torch.bool))
 
 
@@ -155,10 +135,29 @@ def jitter_color(image: UInt8[Tensor, "3 h w"], generator: torch.Generator) -> U
     if _chance(0.5, generator):
         image = functional.adjust_saturation(image, _uniform(0.5, 1.5, generator))
     if _chance(0.5, generator):
-        image = functional.adjust_hue(image, _uniform(-18 / 360, 18 / 360, generator))
+        image = turn_hue(image, _uniform(-18 / 360, 18 / 360, generator))
     if not contrast_first:
         image = _jitter_contrast(image, generator)
     return image
+
+
+def turn_hue(image: UInt8[Tensor, "3 h w"], turns: float) -> UInt8[Tensor, "3 h w"]:
+    """Turn the hue of each pixel, in turns of the colour circle; its largest and smallest values stay.
+
+    A level off torchvision's `adjust_hue` at most, which rounds later, in a quarter of its time.
+    """
+    red, green, blue = colors = image.to(torch.float32)
+    most, least = colors.amax(0), colors.amin(0)
+    chroma = most - least
+    unit = 1 / chroma.clamp(min=1)  # grey has no hue: any will do
+    hue = torch.where(  # in sixths of the circle: red is at 0, green at 2, blue at 4
+        most == red,
+        (green - blue) * unit,
+        torch.where(most == green, (blue - red) * unit + 2, (red - green) * unit + 4),
+    )
+    hue = (hue + 6 * turns).remainder_(6)
+    shares = torch.stack([(hue - 3).abs_() - 1, 2 - (hue - 2).abs_(), 2 - (hue - 4).abs_()])
+    return shares.clamp_(0, 1).mul_(chroma).add_(least).round_().to(torch.uint8)
 
 
 def _jitter_contrast(image: UInt8[Tensor, "3 h w"], generator: torch.Generator) -> UInt8[Tensor, "3 h w"]:
