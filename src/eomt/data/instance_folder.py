@@ -1,0 +1,199 @@
+"""Read folders of binary masks, one mask an object: whatever is not zero belongs to it. Masks may overlap.
+
+Five layouts are known, with splits of any names; without a split level all is one split, train:
+
+- `SPLIT/ID/images/*` beside `SPLIT/ID/masks/*` (Data Science Bowl 2018), and the same without `SPLIT`;
+- `images/SPLIT/ID.*` beside `masks/SPLIT/ID/*`, and the same without `SPLIT`; `SPLIT/images/ID.*` likewise.
+
+With several classes, the masks lie one folder deeper, which is called like their class: `masks/SPLIT/ID/CLASS/*`.
+The classes are those of `categories.json`, `classes.txt` or `classes.csv`, else those of the folders, all things;
+without such folders it is one thing, the one of the file, else "object". All masks of a class of stuff are one
+segment. A mask without any pixel says nothing. An image without masks is a negative; a split without any is not
+seen.
+"""
+
+from collections import defaultdict
+from functools import partial
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eomt.categories import Category, distinct_color
+from eomt.data.archive import Archive
+from eomt.data.images import IMAGE_SUFFIXES, mask_kind, read_color_map, read_label_map
+from eomt.data.mask_code import category_file, read_code
+from eomt.data.parts import require_size
+from eomt.data.reader import Format, Item, Split
+from eomt.errors import DataError
+from eomt.masks import Rle, RleMasks, decode_rle, encode_rle
+from eomt.types import Segments
+
+__all__ = ["FORMAT"]
+
+_LAYOUTS = (  # of images, and of the folder of their masks
+    ("images/SPLIT/ID", "masks/SPLIT/ID"),
+    ("images/ID", "masks/ID"),
+    ("SPLIT/images/ID", "SPLIT/masks/ID"),
+    ("SPLIT/ID/images/*", "SPLIT/ID/masks"),
+    ("ID/images/*", "ID/masks"),
+)
+
+
+class _Mask(NamedTuple):
+    """A file that shows one object."""
+
+    file: str
+    kind: str | None
+    """The folder of its class."""
+
+
+class _Found(NamedTuple):
+    """The images of a split by their names, and the masks of each."""
+
+    images: dict[str, list[str]]
+    masks: dict[str, list[_Mask]]
+
+
+def _splits(archive: Archive) -> tuple[str, ...]:
+    return tuple(sorted(_find(archive)))
+
+
+def _open(archive: Archive, split: str) -> Split:
+    splits = _find(archive)
+    if split not in splits:
+        known = f"it has {', '.join(sorted(splits))}" if splits else f"expected {FORMAT.expected}"
+        raise DataError(f"{archive.path}: no split {split!r} with masks; {known}")
+    masks = [mask for found in splits.values() for some in found.masks.values() for mask in some]
+    categories = _categories(archive, masks)
+    label_of = {category.name: label for label, category in enumerate(categories)}
+    single = next((label for label, category in enumerate(categories) if category.is_thing), 0)
+    items = []
+    for image_id, images in splits[split].images.items():
+        if len(images) > 1:
+            raise DataError(
+                f"{archive.path}: {image_id} has several images: {', '.join(images[:3])}; keep one of them"
+            )
+        shown = [
+            (label_of[mask.kind] if mask.kind else single, mask.file)
+            for mask in splits[split].masks.get(image_id, [])
+        ]
+        where = str(PurePosixPath(shown[0][1]).parent) if shown else images[0]
+        items.append(Item(image_id, images[0], where, tuple(shown)))
+    negatives = sum(not item.content for item in items)
+    left_out = (f"{negatives} images without masks, taken for images without objects",) if negatives else ()
+    is_thing = tuple(category.is_thing for category in categories)
+    return Split(archive, categories, tuple(items), partial(_read_segments, is_thing), left_out)
+
+
+def _read_segments(is_thing: tuple[bool, ...], archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
+    rles: list[Rle] = []
+    labels: list[int] = []
+    for label, file in item.content:
+        mask = _read_mask(archive, file, size)
+        if not mask.any():
+            continue
+        if not is_thing[label] and label in labels:
+            place = labels.index(label)
+            rles[place] = encode_rle(decode_rle(rles[place]) | mask)
+            continue
+        rles.append(encode_rle(mask))
+        labels.append(label)
+    is_crowd = torch.zeros(len(labels), dtype=torch.bool)
+    return Segments(RleMasks(size, tuple(rles)), torch.tensor(labels, dtype=torch.int64), is_crowd)
+
+
+def _read_mask(archive: Archive, file: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    data, where = archive.read(file), archive.where(file)
+    colored = mask_kind(data, where) == "color"
+    values = read_color_map(data, where) if colored else read_label_map(data, where).values
+    require_size(values, size, f"the mask {PurePosixPath(file).name}")
+    mask: NDArray[np.bool_] = values != 0
+    return mask
+
+
+def _categories(archive: Archive, masks: list[_Mask]) -> tuple[Category, ...]:
+    """Give the classes of the file that lists them, else those of the folders."""
+    kinds = sorted({mask.kind for mask in masks if mask.kind})
+    loose = next((mask.file for mask in masks if not mask.kind), None)
+    if kinds and loose:
+        raise DataError(
+            f"{archive.path}: some masks lie in folders of their class ({', '.join(kinds[:5])}), but {loose} does "
+            "not; move it into one"
+        )
+    code = read_code(archive)
+    if code is None:
+        return tuple(
+            Category(name, True, id, distinct_color(id - 1)) for id, name in enumerate(kinds or ["object"], 1)
+        )
+    file = category_file(archive) or ""
+    listed = code.categories
+    if not file.endswith(".json"):  # where lists of names do not tell, single masks do
+        listed = tuple(category._replace(is_thing=True) for category in listed)
+    unknown = [kind for kind in kinds if kind not in {category.name for category in listed}]
+    if unknown:
+        raise DataError(
+            f"{archive.where(file)}: no class is called {unknown[0]!r}, as a folder of masks is; add it, or "
+            "rename the folder"
+        )
+    if not kinds and len(listed) > 1 and sum(category.is_thing for category in listed) != 1:
+        raise DataError(
+            f"{archive.where(file)}: {len(listed)} classes, but the masks do not say which they show; put those "
+            f"of each class into a folder of its name: {PurePosixPath(loose or 'x').parent}/{listed[0].name}/"
+        )
+    return listed
+
+
+def _find(archive: Archive) -> dict[str, _Found]:
+    """Find the splits that have masks, by the first layout that has any."""
+    paths = [PurePosixPath(name) for name in archive.names()]
+    pictures = [path.parts for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    for images, masks in _LAYOUTS:
+        splits = _laid_out(pictures, images.split("/"), masks.split("/"))
+        if splits:
+            return splits
+    return {}
+
+
+def _laid_out(pictures: list[tuple[str, ...]], images: list[str], masks: list[str]) -> dict[str, _Found]:
+    """Sort pictures into images and masks, as one layout has them; nothing where no image has masks."""
+    found: dict[str, _Found] = defaultdict(lambda: _Found(defaultdict(list), defaultdict(list)))
+    for parts in pictures:
+        if len(parts) == len(images) and (place := _match(images, (*parts[:-1], PurePosixPath(parts[-1]).stem))):
+            found[place[0]].images[place[1]].append("/".join(parts))
+        depth = len(masks)
+        if len(parts) in (depth + 1, depth + 2) and (place := _match(masks, parts[:depth])):
+            kind = parts[depth] if len(parts) == depth + 2 else None
+            found[place[0]].masks[place[1]].append(_Mask("/".join(parts), kind))
+    return {split: some for split, some in found.items() if any(_belongs(some, name) for name in some.images)}
+
+
+def _match(layout: list[str], parts: tuple[str, ...]) -> tuple[str, str] | None:
+    """Give the split and the name of an image that the parts of a path say by a layout, if they follow it."""
+    if not all(wanted in ("SPLIT", "ID", "*", part) for wanted, part in zip(layout, parts, strict=True)):
+        return None
+    said = dict(zip(layout, parts, strict=True))
+    return said.get("SPLIT", "train"), said["ID"]
+
+
+def _belongs(found: _Found, name: str) -> bool:
+    """Tell whether an image has masks of single objects. One of its own name is a mask of all, for `folder`."""
+    stems = [PurePosixPath(image).stem for image in found.images[name]]
+    masks = [PurePosixPath(mask.file).stem for mask in found.masks.get(name, [])]
+    return bool(masks) and (name in stems or not any(mask.startswith(stems[0]) for mask in masks))
+
+
+def _missing(archive: Archive) -> str | None:
+    return None if _find(archive) else "a folder of masks for each image, masks/SPLIT/ID/*.png"
+
+
+FORMAT = Format(
+    "instance-folder",
+    "SPLIT/ID/images/* beside SPLIT/ID/masks/*.png (or images/SPLIT/ID.* and masks/SPLIT/ID/*.png), one an object",
+    _missing,
+    _splits,
+    _open,
+)
+"""A folder of binary masks an image, one for each object."""
