@@ -203,7 +203,7 @@ def segment(**fields: object) -> Callable[[dict], object]:
     ("change", "words"),
     [
         (segment(id=0), r'annotations\[0\].segments_info\[0\]: "id" is 0'),
-        (segment(id="5"), "\"id\" is '5'; expected a whole number"),
+        (segment(id="5"), "\"id\" is '5'; a colour says whole numbers"),
         (segment(id=float("nan")), "NaN is no number"),
         (segment(category_id=150), '"category_id" is 150'),
         (segment(iscrowd="no"), "\"iscrowd\" is 'no'"),
@@ -212,7 +212,7 @@ def segment(**fields: object) -> Callable[[dict], object]:
         (lambda c: c["annotations"].append(c["annotations"][0]), "a second one of image street_000001"),
         (lambda c: c["annotations"][0].update(file_name="lost.png"), "images/training/lost.jpg is absent"),
         (lambda c: c["annotations"][0].pop("segments_info"), r'annotations\[0\]: "segments_info" is None'),
-        (lambda c: c.pop("annotations"), '"annotations" is None'),
+        (lambda c: c.pop("annotations"), 'no list "annotations"'),
     ],
 )
 def test_prepared_files_that_are_wrong(prepared: Path, change: Callable[[dict], object], words: str):

@@ -14,17 +14,17 @@ no object from another, so that all classes are stuff here.
   table, and green the number of the object, whatever its class.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eomt.categories import Category, class_table
 from eomt.data.archive import Archive
+from eomt.data.coco_json import entries, flag
 from eomt.data.images import IMAGE_SUFFIXES, read_color_map, read_label_map
 from eomt.data.parts import Part, distinct, require_size, segments_of
 from eomt.data.reader import Format, Item, Split
@@ -235,49 +235,54 @@ def _labels_of_objects(
 def _open_prepared(archive: Archive, top: str, split: str) -> Split:
     file = f"{top}ade20k_panoptic_{split}.json"
     where = archive.where(file)
-    content = _read_json(archive.read(file), where)
-    categories = class_table("ade20k_panoptic")
-    given = [_field(entry, "id", int, f"{where}: a category") for entry in _list(content, "categories", where)]
-    if given != list(range(len(categories))):
+    images = _images(archive, f"{top}images/{_FOLDERS[split]}")
+    masks = set(archive.names(f"{top}ade20k_panoptic_{split}"))
+    categories = tuple(c._replace(id=label) for label, c in enumerate(class_table("ade20k_panoptic")))
+    ids: list[object] = []
+    items: dict[str, Item] = {}
+    for entry in entries(archive, file):
+        place = f"{where}: {entry.place}"
+        if entry.list == "categories":
+            ids.append(entry.values.get("id"))
+        elif entry.list == "annotations":
+            name = entry.values.get("file_name")
+            if not isinstance(name, str):
+                raise DataError(f'{place}: "file_name" is {name!r:.60}; expected the name of a PNG')
+            mask, stem = f"{top}ade20k_panoptic_{split}/{name}", PurePosixPath(name).stem
+            if stem in items:
+                raise DataError(f"{place}: a second one of image {stem}; remove one of the two")
+            if stem not in images or mask not in masks:
+                absent = mask if stem in images else f"{top}images/{_FOLDERS[split]}/{stem}.jpg"
+                raise DataError(f"{place}: {absent} is absent; unpack or prepare the data set again")
+            rows = _rows(entry.values.get("segments_info"), len(categories), place)
+            items[stem] = Item(stem, images[stem], mask, rows)
+    if ids != [category.id for category in categories]:
         raise DataError(
             f"{where}: its categories are not ADE20K's 150 with ids from 0 to 149; prepare the file again (for "
             "other classes, use COCO's layout: annotations/panoptic_SPLIT.json)"
         )
-    images = _images(archive, f"{top}images/{_FOLDERS[split]}")
-    masks = set(archive.names(f"{top}ade20k_panoptic_{split}"))
-    items: dict[str, Item] = {}
-    for index, entry in enumerate(_list(content, "annotations", where)):
-        place = f"{where}: annotations[{index}]"
-        mask = f"{top}ade20k_panoptic_{split}/{_field(entry, 'file_name', str, place)}"
-        stem = PurePosixPath(mask).stem
-        if stem in items:
-            raise DataError(f"{place}: a second one of image {stem}; remove one of the two")
-        if stem not in images or mask not in masks:
-            absent = mask if stem in images else f"{top}images/{_FOLDERS[split]}/{stem}.jpg"
-            raise DataError(f"{place}: {absent} is absent; unpack or prepare the data set again")
-        items[stem] = Item(stem, images[stem], mask, _packed(entry, len(categories), place))
     count = len(images.keys() - items.keys())
     left_out = (f"{count} images without an entry in {file}",) if count else ()
-    numbered = tuple(category._replace(id=label) for label, category in enumerate(categories))
-    return Split(archive, numbered, tuple(items.values()), partial(_read_prepared, numbered), left_out)
+    return Split(archive, categories, tuple(items.values()), partial(_read_prepared, categories), left_out)
 
 
-def _packed(entry: Any, num_classes: int, place: str) -> bytes:
+def _rows(segments: object, num_classes: int, place: str) -> bytes:
     """Check the segments of an image, and pack them: rows of id, label and crowd, as bytes for small workers."""
+    if not isinstance(segments, list):
+        raise DataError(f'{place}: "segments_info" is {segments!r:.60}; expected a list, as panopticapi writes it')
     rows: dict[int, tuple[int, int, int]] = {}
-    for index, segment in enumerate(_list(entry, "segments_info", place)):
+    for index, segment in enumerate(segments):
         here = f"{place}.segments_info[{index}]"
-        id, label = _field(segment, "id", int, here), _field(segment, "category_id", int, here)
-        crowd = segment.get("iscrowd", 0)
-        if not 0 < id < 1 << 24:
-            raise DataError(f'{here}: "id" is {id}; a colour says numbers from 1 to {(1 << 24) - 1}')
+        if not isinstance(segment, dict):
+            raise DataError(f"{here} is {segment!r:.60}; expected an object")
+        id, label = segment.get("id"), segment.get("category_id")
+        if type(id) is not int or not 0 < id < 1 << 24:
+            raise DataError(f'{here}: "id" is {id!r:.60}; a colour says whole numbers from 1 to {(1 << 24) - 1}')
         if id in rows:
             raise DataError(f"{here}: a second segment with id {id}; give each its own")
-        if not 0 <= label < num_classes:
-            raise DataError(f'{here}: "category_id" is {label}; ADE20K has 0 to {num_classes - 1}')
-        if crowd not in (0, 1):
-            raise DataError(f'{here}: "iscrowd" is {crowd!r}; use 0 or 1')
-        rows[id] = (id, label, int(crowd))
+        if type(label) is not int or not 0 <= label < num_classes:
+            raise DataError(f'{here}: "category_id" is {label!r:.60}; ADE20K has 0 to {num_classes - 1}')
+        rows[id] = (id, label, int(flag(segment, "iscrowd", False, here)))
     return np.array(list(rows.values()), dtype=np.int32).tobytes()
 
 
@@ -299,31 +304,6 @@ def _read_prepared(
 
     # A segment of the JSON without a pixel is no error: the preparation lays things over it.
     return segments_of(ids, part_of)
-
-
-def _read_json(content: bytes, where: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no number")
-
-    try:
-        return json.loads(content.decode("utf-8-sig"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({error}); prepare it again") from error
-
-
-def _list(entry: Any, field: str, where: str) -> list[Any]:
-    values = entry.get(field) if isinstance(entry, dict) else None
-    if not isinstance(values, list):
-        raise DataError(f'{where}: "{field}" is {values!r:.60}; expected a list, as panopticapi writes it')
-    return values
-
-
-def _field(entry: Any, field: str, kind: type, where: str) -> Any:
-    value = entry.get(field) if isinstance(entry, dict) else None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        wanted = "text" if kind is str else "a whole number"
-        raise DataError(f'{where}: "{field}" is {value!r:.60}; expected {wanted}')
-    return value
 
 
 FORMATS = (
