@@ -151,7 +151,6 @@ def test_regions(tmp_path: Path) -> None:
         np.testing.assert_array_equal(segments.masks.mask(index), box(*BOX))
     assert dataset.left_out == (
         "1 polygons that were not closed",
-        "1 regions that are neither polygons nor brush masks (choices)",
         "1 regions that are neither polygons nor brush masks (rectanglelabels)",
         "1 regions without a label",
     )
@@ -187,6 +186,16 @@ def test_brush_with_different_values_in_a_block(tmp_path: Path) -> None:
         code = region("brushlabels", "cow", rle=packed(bits), format="rle")
         masks = one(tmp_path / str(value_bits), [code])[0].segments.masks
         np.testing.assert_array_equal(masks.mask(0), box(0, 1, 1, 3))
+
+
+def test_published_code(tmp_path: Path) -> None:
+    """The blocks of the example in Label Studio's own tests: 1 1 1 1 2 3 5 6 7 8 4 4 4 4 4 4 4 4; then zeros."""
+    published = bytes([0, 0, 0, 18, 57, 27, 252, 96, 32, 1, 0, 6, 0, 40, 0, 192, 3, 128, 17, 56, 32])
+    bits = "".join(f"{byte:08b}" for byte in published)
+    assert bits[:53] == header(18)
+    code = packed(header(TOTAL) + bits[53 : 53 + 8 * 14] + f"111{TOTAL - 18 - 1:016b}{0:08b}")
+    masks = one(tmp_path, [region("brushlabels", "cow", rle=code, format="rle")])[0].segments.masks
+    np.testing.assert_array_equal(masks.mask(0), box(0, 0, 1, 4))
 
 
 RUN = f"111{TOTAL - 1:016b}"

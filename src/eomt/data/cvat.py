@@ -27,6 +27,7 @@ from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
 from eomt.data.reader import Format, Item, Split
 from eomt.data.shapes import (
+    COCO_FILES,
     Drawn,
     Images,
     check_size,
@@ -48,7 +49,6 @@ _XML = "annotations.xml"
 _XML_KINDS = ("polygon", "mask", "ellipse")
 _MAX_DEPTH = 32  # of elements; CVAT nests eight
 _MAX_TEXT = 10_000  # characters of a label's name
-_OTHER_JSON = ("instances_", "panoptic_", "stuff_", "captions_", "person_keypoints_")  # COCO's, in the same place
 _IMAGES_ADVICE = "export again with the images ('Save images'), or put them into images/"
 
 
@@ -324,7 +324,7 @@ def _datumaro_files(archive: Archive) -> dict[str, str]:
     return {
         path.stem: str(path)
         for path in paths
-        if len(path.parts) == 2 and path.suffix == ".json" and not path.name.startswith(_OTHER_JSON)
+        if len(path.parts) == 2 and path.suffix == ".json" and not path.name.startswith(COCO_FILES)
     }
 
 

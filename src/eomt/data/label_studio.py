@@ -9,8 +9,9 @@ characters that uploading puts in front. A file in a folder belongs to the split
 the one that was changed last. Tasks without any are left out: they were not looked at. An empty one is a negative.
 
 **Regions.** Polygons (in percent) and brush masks are segments, which lie on each other as listed. Rectangles,
-ellipses, key points, ..., regions without a label and polygons that were not closed are left out. All of it is
-counted. Classes, all things, are the labels of all files, sorted, with ids from 1: the export does not list them.
+ellipses, key points, ..., regions without a label and polygons that were not closed are left out and counted.
+What is said of regions and images (choices, texts) is ignored. Classes, all things, are the labels of all files,
+sorted, with ids from 1: the export does not list them.
 """
 
 import json
@@ -29,7 +30,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
 from eomt.data.reader import Format, Item, Split
-from eomt.data.shapes import Drawn, Images, check_size, image_ids, joined, number, parse_json
+from eomt.data.shapes import COCO_FILES, Drawn, Images, check_size, image_ids, joined, number, parse_json
 from eomt.errors import DataError
 from eomt.masks import Rle, encode_rle, rle_of_polygons
 from eomt.types import Segments
@@ -38,13 +39,14 @@ __all__ = ["FORMAT"]
 
 _EXPECTED = "*.json (Label Studio's export 'JSON') and the images"
 _KINDS = {"polygonlabels": "polygon", "polygon": "polygon", "brushlabels": "brush", "brush": "brush"}
+_NO_REGIONS = ("choices", "textarea", "rating", "number", "taxonomy", "datetime", "relation", "pairwise", "ranker")
 _SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
 _NO_SPLIT = ("images", "annotations", "json", "ann", "labels")
 _UPLOAD_PREFIX = re.compile("[0-9a-f]{8}-(?=.)")
 
 
 def _missing(archive: Archive) -> str | None:
-    files = _json_files(archive)
+    files = [name for name in _json_files(archive) if not PurePosixPath(name).name.startswith(COCO_FILES)]
     if not files:
         return "*.json"
     kinds = {_kind_of(archive.read(name)) for name in files[:3]}
@@ -177,7 +179,7 @@ def _regions(results: Sequence[Any], where: str, told: Counter[str]) -> Iterator
     for index, result in enumerate(results):
         kind, id = _KINDS.get(result["type"]), str(result.get("id", f"at place {index}"))
         place = f"{where}: region {id:.40} ({result['type']:.40})"
-        if result["type"] == "labels":  # says what the region of the same id is
+        if result["type"] == "labels" or result["type"] in _NO_REGIONS:  # they say more of an image or a region
             continue
         if kind is None:
             told[f"regions that are neither polygons nor brush masks ({result['type']:.40})"] += 1

@@ -24,6 +24,7 @@ from eomt.data.archive import Archive
 from eomt.data.images import read_label_map
 from eomt.data.reader import Format, Item, Split
 from eomt.data.shapes import (
+    COCO_FILES,
     VOID,
     Drawn,
     Images,
@@ -71,7 +72,7 @@ _POINTS = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4, "pol
 
 
 def _missing(archive: Archive) -> str | None:
-    files = _json_files(archive)
+    files = [name for name in _json_files(archive) if not PurePosixPath(name).name.startswith(COCO_FILES)]
     if not files:
         return "*.json beside the images"
     if any(_is_labelme(archive.read(name)) for name in files[:3]):

@@ -23,6 +23,7 @@ from eomt.masks import Rle, RleMasks, decode_rle, encode_rle
 from eomt.types import Segments
 
 __all__ = [
+    "COCO_FILES",
     "VOID",
     "Drawn",
     "Images",
@@ -39,6 +40,8 @@ __all__ = [
 
 VOID = -1
 """The label of a shape that takes its pixels away from the segments drawn before it."""
+COCO_FILES = ("instances_", "panoptic_", "stuff_", "captions_", "person_keypoints_")
+"""How COCO's JSON files begin: very large ones, not worth a look for the files of another tool."""
 _CORNERS = 180  # of the polygon that stands for an ellipse: off by less than a pixel up to a radius of 6000
 
 
