@@ -290,6 +290,7 @@ def test_a_bare_name_that_two_files_have_is_refused(tmp_path):
             f"labels/{n}.json": {"images": 0, "annotations": 0, "categories": 0, "segmentation": 0}
             for n in range(30)
         },
+        {"ade20k_instance_train.json": coco.content(of("train"), coco.CATEGORIES)},
         {"x.json": {"shapes": [], "imagePath": "x.png"}},
     ],
 )

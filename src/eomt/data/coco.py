@@ -41,6 +41,7 @@ __all__ = ["FORMAT"]
 
 _OFFICIAL = re.compile(r"instances_(.+)\.json")
 _ROBOFLOW = re.compile(r"_annotations\.coco.*\.json")
+_PREPARED = re.compile(r"ade20k_|cityscapes_|instancesonly_")  # made of data sets that have readers of their own
 _CATEGORY_ID = re.compile(rb'"category_id"\s*:\s*(\d+)')
 _NO_SPLIT = re.compile(
     r"(^|[._-])(annotations?|instances?|coco|labels?|result|output|default|segmentation)(?=[._-]|$)"
@@ -68,7 +69,7 @@ def _files(archive: Archive) -> dict[str, str]:
     if any(official.values()):
         return _by_split({name: match.group(1) for name, match in official.items() if match})
     crowded = {folder for folder, count in Counter(map(_parent, files)).items() if count > _MOST_FILES}
-    few = [name for name in files if _parent(name) not in crowded]
+    few = [name for name in files if _parent(name) not in crowded and not _PREPARED.match(_base(name))]
     return _by_split({name: _split(name) for name in few if _is_instances(archive.read(name))})
 
 

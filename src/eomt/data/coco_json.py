@@ -202,7 +202,7 @@ def read_categories(
     for entry in given:
         place, values = f"{where}: {entry.place}", entry.values
         id, name, color = values.get("id"), values.get("name"), values.get("color")
-        if not isinstance(id, int) or isinstance(id, bool) or id < 0:
+        if type(id) is not int or not 0 <= id < 2**31:
             raise DataError(f'{place}: "id" is {id!r:.60}; every category needs a whole number from 0')
         if id in ignored:
             continue

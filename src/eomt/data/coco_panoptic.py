@@ -163,7 +163,7 @@ def _row(segment: Any, place: str) -> tuple[int, int, int]:
     id, category = segment.get("id"), segment.get("category_id")
     if type(id) is not int or not 0 < id <= _MAX_ID:
         raise DataError(f'{place}: a segment\'s "id" is {id!r:.60}; use 1 to {_MAX_ID} (0 is void)')
-    if type(category) is not int:
+    if type(category) is not int or not 0 <= category < 2**31:
         raise DataError(f'{place}: segment {id}: "category_id" is {category!r:.60}; expected a whole number')
     return id, category, int(flag(segment, "iscrowd", False, f"{place}: segment {id}"))
 
