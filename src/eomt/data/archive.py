@@ -191,8 +191,8 @@ def _mount(source: Source, where: str, shown: str, depth: int, mounts: list[_Mou
 
 def _top_folder(volume: Volume) -> str:
     """Name the folder that holds all files, with a slash; empty when there is none."""
-    tops = {name.split("/", 1)[0] if "/" in name else "" for name in volume.rows}
-    return tops.pop() + "/" if len(tops) == 1 and "" not in tops else ""
+    first, slash, _ = next(iter(volume.rows), "").partition("/")
+    return first + slash if slash and all(name.startswith(first + slash) for name in volume.rows) else ""
 
 
 def _same(name: str, mount: _Mount, other: _Mount) -> bool:
@@ -200,15 +200,15 @@ def _same(name: str, mount: _Mount, other: _Mount) -> bool:
     return one is not None and one == other.volume.fingerprint(other.top + name[len(other.shown) :])
 
 
-_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$)|Thumbs\.db$)")
-
-
 def _is_visible(name: str) -> bool:
-    return _HIDDEN.search(name) is None
+    if name[:1] != "." and "/." not in name and "__MACOSX" not in name and "Thumbs.db" not in name:
+        return True  # nearly all names; a data set has 100,000 of them
+    parts = name.split("/")
+    return parts[-1] != "Thumbs.db" and not any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def _may_be_archive(name: str) -> bool:
-    return name.lower().endswith(_SUFFIXES) and name.count("/") < 2
+    return name[-4:].lower() in _SUFFIXES and name.count("/") < 2
 
 
 def _archives_in(root: Path) -> list[str]:
@@ -218,7 +218,7 @@ def _archives_in(root: Path) -> list[str]:
         "",
         *(f"{entry.name}/" for entry in _scan(root) if _is_visible(entry.name) and _is_folder(entry)),
     ):
-        names = (folder + entry.name for entry in _scan(root / folder) if entry.name.lower().endswith(_SUFFIXES))
+        names = (folder + entry.name for entry in _scan(root / folder) if _may_be_archive(entry.name))
         found += [name for name in names if _is_visible(name) and (root / name).is_file()]
     return sorted(found)
 

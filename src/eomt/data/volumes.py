@@ -21,7 +21,8 @@ from eomt.errors import DataError
 
 __all__ = ["MAX_BYTES", "MAX_MEMBERS", "FileSource", "Source", "Volume", "open_volume", "relative_name"]
 
-MAX_MEMBERS = 400_000  # all images and panoptic maps of COCO are 370,000; each costs about 3 us and 250 bytes
+MAX_MEMBERS = 400_000  # of all archives of a data set: COCO has 370,000 images and panoptic maps
+_MAX_IN_TAR = 200_000  # which has to be gone through to be counted, at some 3 us each
 MAX_BYTES = 3 << 29  # of one file unpacked: LVIS has a JSON file of 1.1 GiB; Linux reads less than 2 GiB at once
 _MAX_INFLATED = 2 << 30  # of a compressed inner archive: opening goes once through it, at some 200 MB/s
 _MAX_NAMES = 64 << 20  # bytes of all names, or of a zip's directory: 160 a member; COCO has 120
@@ -200,21 +201,24 @@ def relative_name(name: str) -> str | None:
     return None if unsafe else "/".join(parts)
 
 
-_ODD_NAME = re.compile(r"(^|/)\.{0,2}(/|$)|[\\\0]|^.:")  # needs a closer look; most do not
+def _is_odd(name: str) -> bool:
+    """Tell names that need a closer look from the many that do not: faster than a regular expression can."""
+    return name[:1] in "./" or "/." in name or "//" in name or "\\" in name or "\0" in name or name[1:2] == ":"
 
 
 def _member_name(raw: bytes, codec: str, where: str) -> str:
     """Decode and check the name of a member; the slash at the end of a folder's stays."""
-    shown = raw[:80].decode("ascii", "backslashreplace")
     if len(raw) > _MAX_NAME:
+        shown = raw[:80].decode("ascii", "backslashreplace")
         raise DataError(f"{where}: a name of {len(raw)} bytes ({shown}...), more than {_MAX_NAME}; shorten it")
     try:
         name = raw.decode(codec)
     except UnicodeDecodeError as error:
+        shown = raw[:80].decode("ascii", "backslashreplace")
         raise DataError(
             f"{where}: the name {shown} is not {codec.upper()}; rename the file and make the archive again"
         ) from error
-    if _ODD_NAME.search(name):
+    if _is_odd(name):
         safe = relative_name(name)
         if safe is None or not name:
             raise DataError(
@@ -227,34 +231,34 @@ def _member_name(raw: bytes, codec: str, where: str) -> str:
 
 def _too_many(where: str, room: int) -> DataError:
     return DataError(
-        f"{where}: more than the {room:,} members that are allowed (of {MAX_MEMBERS:,} in all archives); unpack it"
-        " into a folder"
+        f"{where}: more than the {room:,} members that are left to it (of {_MAX_IN_TAR:,} in a tar and"
+        f" {MAX_MEMBERS:,} in all archives of a data set); unpack it into a folder"
     )
 
 
-class _Fields(NamedTuple):
-    """A record in the directory of a zip, in the order in which it is stored."""
-
-    magic: bytes
-    made_by: int
-    needs: int
-    flags: int
-    method: int
-    time: int
-    date: int
-    crc: int
-    packed: int
-    size: int
-    name_length: int
-    extra_length: int
-    comment_length: int
-    disk: int
-    internal: int
-    attributes: int
-    offset: int
-
-
-_RECORD = struct.Struct("<4s6H3I5H2I")
+# A record in the directory of a zip; name, extensions and comment follow it.
+_RECORD = np.dtype(
+    [
+        ("magic", "S4"),
+        ("made_by", "<u2"),
+        ("needs", "<u2"),
+        ("flags", "<u2"),
+        ("method", "<u2"),
+        ("time", "<u2"),
+        ("date", "<u2"),
+        ("crc", "<u4"),
+        ("packed", "<u4"),
+        ("size", "<u4"),
+        ("name_length", "<u2"),
+        ("extra_length", "<u2"),
+        ("comment_length", "<u2"),
+        ("disk", "<u2"),
+        ("internal", "<u2"),
+        ("attributes", "<u4"),
+        ("offset", "<u4"),
+    ]
+)
+_LENGTHS = struct.Struct("<28x3H")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _END = struct.Struct("<4s4H2IH")
 _END_64 = struct.Struct("<4sQ2H2I4Q")
@@ -264,7 +268,7 @@ _LATER = 1 << 3  # sizes and checksum stand behind the data, not before it
 _UTF_8 = 1 << 11
 _STORED, _DEFLATED = 0, 8
 _DEFLATE_RATIO = 1032  # the most that deflate can do
-_COLUMNS = 7
+_WIDE = 0xFFFFFFFF  # in a field of 32 bits: the number is in the zip64 extension
 
 
 class _Member(NamedTuple):
@@ -287,17 +291,23 @@ class _Zip:
         self._source = source
         self.rows: dict[str, int] = {}
         start, size, self.members = self._end(room)
-        cells = array("q")
-        for row, (name, fields) in enumerate(self._records(start, size)):
-            if not name.endswith("/") and name:
+        directory = source.read(start, size)
+        names, places = self._names(directory)
+        fields = np.frombuffer(directory, np.uint8)[places[:, None] + np.arange(_RECORD.itemsize)].view(_RECORD)[
+            :, 0
+        ]
+        columns = {key: fields[key].astype(np.int64) for key in _Member._fields if key != "limit"}
+        wide = (fields["packed"] == _WIDE) | (fields["size"] == _WIDE) | (fields["offset"] == _WIDE)
+        for row in np.flatnonzero(wide).tolist():
+            self._widen(names[row], directory, int(places[row]), fields[row], columns, row)
+        self._check(names, fields, columns, start)
+        columns["limit"] = self._limits(names, columns, start)
+        self._table = np.stack([columns[key] for key in _Member._fields], axis=1)
+        for row, name in enumerate(names):
+            if name and name[-1] != "/":
                 if name in self.rows:
                     raise DataError(f"{where}: {name} is in it twice; make the zip again")
                 self.rows[name] = row
-            cells.extend(
-                (fields.offset, fields.packed, fields.size, fields.crc, fields.method, fields.name_length, 0)
-            )
-        self._table = np.array(cells, np.int64).reshape(-1, _COLUMNS)
-        self._check_overlaps(start)
 
     def read(self, name: str) -> bytes:
         """Read a file. Raises DataError when it is absurdly large, damaged, or not what the directory says."""
@@ -344,7 +354,7 @@ class _Zip:
         where = f"{name} in {self.where}"
         if member.size > _RATIO_FROM and member.size > _MAX_RATIO * member.packed:
             raise DataError(
-                f"{where}: {member.size >> 20} MiB packed into {member.packed >> 10} KiB, as only archives made to"
+                f"{where}: {member.size >> 20} MiB packed into {member.packed >> 10} KiB, as only those made"
                 " do harm have it; leave it out"
             )
         data = self._source.read(member.offset, _LOCAL.size + member.name_length)
@@ -401,84 +411,92 @@ class _Zip:
             raise DataError(
                 f"{self.where}: a directory of {size >> 20} MiB, more than {_MAX_NAMES >> 20}; unpack it"
             )
-        if start + size != at or count * _RECORD.size > size:
+        if start + size != at or count * _RECORD.itemsize > size:
             raise DataError(f"{self.where}: damaged (its directory is not where it should be); fetch it again")
         return start, size, count
 
-    def _records(self, start: int, size: int) -> Iterator[tuple[str, _Fields]]:
-        """Read the directory, piece by piece; name and fields of each member."""
-        data, place, end = b"", 0, start + size
+    def _names(self, directory: bytes) -> tuple[list[str], NDArray[np.int64]]:
+        """Go through the directory: the name of each member, and where its record begins."""
+        names, places, place = [], array("q"), 0
         for _ in range(self.members):
-            if len(data) - place < _RECORD.size + 3 * 0xFFFF and start < end:
-                data, place = data[place:] + self._source.read(start, min(1 << 20, end - start)), 0
-                start += 1 << 20
-            fields = _Fields._make(_RECORD.unpack_from(data, place)) if len(data) - place >= _RECORD.size else None
-            if fields is None or fields.magic != b"PK\1\2":
+            name_at = place + _RECORD.itemsize
+            if name_at > len(directory) or directory[place : place + 4] != b"PK\1\2":
                 raise DataError(f"{self.where}: its directory is damaged; make or fetch the zip again")
-            name_at = place + _RECORD.size
-            extra_at = name_at + fields.name_length
-            place = extra_at + fields.extra_length + fields.comment_length
-            if place > len(data):
-                raise DataError(f"{self.where}: its directory is cut off; make or fetch the zip again")
-            raw = data[name_at:extra_at]
-            name = _member_name(raw, _zip_codec(raw, fields.flags), self.where)
-            if 0xFFFFFFFF in (fields.size, fields.packed, fields.offset):
-                fields = self._widen(name, fields, data[extra_at : extra_at + fields.extra_length])
-            self._check(name, fields, end - size)
-            yield name, fields
-        if len(data) - place or start < end:
+            name_length, extra_length, comment_length = _LENGTHS.unpack_from(directory, place)
+            raw = directory[name_at : name_at + name_length]
+            if raw.isascii():
+                codec = "ascii"
+            else:
+                codec = _zip_codec(raw, int.from_bytes(directory[place + 8 : place + 10], "little"))
+            names.append(_member_name(raw, codec, self.where))
+            places.append(place)
+            place = name_at + name_length + extra_length + comment_length
+        if place > len(directory):
+            raise DataError(f"{self.where}: its directory is cut off; make or fetch the zip again")
+        if place < len(directory):
             raise DataError(f"{self.where}: its directory lists more members than it says; make the zip again")
+        return names, np.array(places, np.int64)
 
-    def _widen(self, name: str, fields: _Fields, extra: bytes) -> _Fields:
+    def _widen(
+        self, name: str, directory: bytes, place: int, field: Any, columns: dict[str, NDArray[np.int64]], row: int
+    ) -> None:
         """Take what does not fit 32 bits from the zip64 extension."""
-        wide = [key for key in ("size", "packed", "offset") if getattr(fields, key) == 0xFFFFFFFF]
-        place = 0
+        wide = [key for key in ("size", "packed", "offset") if field[key] == _WIDE]
+        place += _RECORD.itemsize + int(field["name_length"])
+        end = place + int(field["extra_length"])
         for _ in range(_MAX_EXTRAS):
-            if place + 4 > len(extra):
+            if place + 4 > end:
                 break
-            kind, length = struct.unpack_from("<2H", extra, place)
-            if kind == 1 and 8 * len(wide) <= min(length, len(extra) - place - 4):
-                values = struct.unpack_from(f"<{len(wide)}Q", extra, place + 4)
-                return fields._replace(**dict(zip(wide, values, strict=True)))
+            kind, length = struct.unpack_from("<2H", directory, place)
+            if kind == 1 and 8 * len(wide) <= min(length, end - place - 4):
+                values = struct.unpack_from(f"<{len(wide)}Q", directory, place + 4)
+                for key, value in zip(wide, values, strict=True):
+                    columns[key][row] = min(value, 1 << 50)  # which no zip holds, and of which sums are exact
+                return
             place += 4 + length
         raise DataError(f"{self.where}: {name} lacks its zip64 sizes; make the zip again")
 
-    def _check(self, name: str, fields: _Fields, directory: int) -> None:
+    def _check(
+        self, names: list[str], fields: NDArray[Any], columns: dict[str, NDArray[np.int64]], directory: int
+    ) -> None:
         """Refuse members that cannot be read, that are no files, or that do not lie before the directory."""
-        if fields.flags & _ENCRYPTED:
-            raise DataError(f"{self.where}: {name} is encrypted; make the zip again without a password")
-        kind = stat.S_IFMT(fields.attributes >> 16)
-        if kind not in (0, stat.S_IFREG) and not (kind == stat.S_IFDIR and name.endswith("/")):
-            raise DataError(
-                f"{self.where}: {name} is a link or a device; make the zip again with the files themselves"
-                " (without -y)"
-            )
-        if fields.method not in (_STORED, _DEFLATED):  # the others take as much memory as the zip tells them to
-            raise DataError(
-                f"{self.where}: {name} is compressed by method {fields.method}; make the zip again with deflate"
-            )
-        if fields.method == _STORED and fields.packed != fields.size:
-            raise DataError(f"{self.where}: {name} is damaged (stored, but of two sizes); make the zip again")
-        if fields.size > _DEFLATE_RATIO * (fields.packed + 1):
-            raise DataError(f"{self.where}: {name} cannot be of the size that it says; make the zip again")
-        if fields.offset + _LOCAL.size + fields.name_length + fields.packed > directory:
-            raise DataError(f"{self.where}: {name} would end behind the end of the zip; fetch or copy it again")
+        kind = fields["attributes"] >> 16 & 0o170000
+        folder = np.fromiter((name[-1:] == "/" for name in names), bool, len(names))
+        packed, size, method = columns["packed"], columns["size"], columns["method"]
+        ends = columns["offset"] + _LOCAL.size + columns["name_length"] + packed
+        for wrong, reason in (
+            (fields["flags"] & _ENCRYPTED != 0, "is encrypted; make the zip again without a password"),
+            (
+                (kind != 0) & (kind != stat.S_IFREG) & ~((kind == stat.S_IFDIR) & folder),
+                "is a link or a device; make the zip again with the files themselves (without -y)",
+            ),
+            # others take as much memory as the zip tells them to
+            (
+                (method != _STORED) & (method != _DEFLATED),
+                "is compressed by method {method}; make the zip again with deflate",
+            ),
+            ((method == _STORED) & (packed != size), "is damaged (stored, but of two sizes); make the zip again"),
+            (size > _DEFLATE_RATIO * (packed + 1), "cannot be of the size that it says; make the zip again"),
+            (ends > directory, "would end behind the end of the zip; fetch or copy it again"),
+        ):
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                raise DataError(f"{self.where}: {names[row]} {reason.format(method=method[row])}")
 
-    def _check_overlaps(self, directory: int) -> None:
-        """Refuse members that share bytes; note where the next one begins."""
-        table: NDArray[np.int64] = self._table
-        order = np.argsort(table[:, 0], kind="stable")
-        begins = table[order, 0]
-        limits = np.append(begins[1:], directory)[: len(begins)]
-        short = begins + _LOCAL.size + table[order, 5] + table[order, 1] > limits
+    def _limits(
+        self, names: list[str], columns: dict[str, NDArray[np.int64]], directory: int
+    ) -> NDArray[np.int64]:
+        """Find where the next member begins, for each of them. Refuses members that share bytes."""
+        order = np.argsort(columns["offset"], kind="stable")
+        limits = np.empty_like(order)
+        limits[order] = np.append(columns["offset"][order[1:]], directory)[: len(order)]
+        short = columns["offset"] + _LOCAL.size + columns["name_length"] + columns["packed"] > limits
         if short.any():
-            row = int(order[np.argmax(short)])
-            name = next((name for name, other in self.rows.items() if other == row), "a folder")
             raise DataError(
-                f"{self.where}: {name} overlaps the member behind it, as only archives made to do harm have it; do"
-                " not use it"
+                f"{self.where}: {names[int(np.argmax(short))]} overlaps the member behind it, as only those made"
+                " to do harm have it; do not use it"
             )
-        table[order, 6] = limits
+        return limits
 
 
 def _zip_codec(raw: bytes, flags: int) -> str:
@@ -512,7 +530,6 @@ _FILES, _FOLDER, _LONG_NAME, _LONG_LINK, _LOCAL_PAX, _GLOBAL_PAX, _LABEL = (
     b"V",
 )
 _PAX_HEAD = re.compile(rb"([0-9]{1,7}) ([^=\n]+)=")
-_OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 
 
 class _Tar:
@@ -524,6 +541,7 @@ class _Tar:
         self.rows: dict[str, int] = {}
         self._cells = array("q")  # offset and size of each file in turn
         self.members = names = 0
+        room = min(room, _MAX_IN_TAR)
         for name, start, size in self._files():
             self.members += 1
             names += len(name)
@@ -610,10 +628,13 @@ class _Tar:
         return name, block[156:157], int.from_bytes(size[1:], "big") if large else self._number(size, 8)
 
     def _number(self, field: bytes, base: int) -> int:
-        digits = _OCTAL.fullmatch(field) if base == 8 else re.fullmatch(rb"([0-9]{1,18})", field)
-        if digits is None:
-            raise DataError(f"{self.where}: a header has {field!r} where a number should be; make the tar again")
-        return int(digits[1] or b"0", base)
+        digits = field.strip(b" \0") or b"0"
+        try:
+            return int(digits if digits.isdigit() and len(digits) < 19 else b"none", base)
+        except ValueError as error:
+            raise DataError(
+                f"{self.where}: a header has {field!r} where a number should be; make the tar again"
+            ) from error
 
     def _extension(self, kind: bytes, start: int, size: int) -> dict[str, bytes]:
         """Read what a header says of the next member: `path` and `size`."""
