@@ -128,7 +128,7 @@ def test_polygons(rows, rings) -> None:
     assert [ring.tolist() for ring in trace_polygons(mask)] == rings
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(mask=st.tuples(sides, sides).flatmap(lambda shape: arrays(np.bool_, shape)))
 def test_polygons_enclose_the_mask(mask) -> None:
     """Filled by the even-odd rule they are the mask again, and their signed areas are its number of pixels."""
@@ -148,14 +148,14 @@ rings = st.lists(st.tuples(*[st.floats(-20, 40) | st.integers(-5, 30)] * 2), min
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(polygons=st.lists(rings, min_size=1, max_size=3), height=st.integers(1, 24), width=st.integers(1, 24))
 def test_polygons_cover_the_pixels_that_coco_s_tools_say(polygons, height, width) -> None:
     rle = rle_of_polygons(polygons, (height, width))
     assert rle == reference.merge(reference.frPyObjects(polygons, height, width))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(mask=dense.filter(len).map(lambda masks: masks[0]), gap=st.integers(0, 12))
 def test_run_lengths_are_read_plain_and_compressed(mask, gap) -> None:
     flat, size = mask.ravel(order="F").astype(int), list(mask.shape)
@@ -247,7 +247,7 @@ def test_absurd_sizes_are_refused(size) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(counts=st.lists(st.integers(-3, 30), max_size=9) | st.binary(max_size=9) | st.text("0123456789@NOPQXYZo"))
 def test_whatever_is_accepted_decodes_to_zeros_and_ones(counts) -> None:
     try:
