@@ -45,7 +45,7 @@ def test_the_scenes_as_in_the_bowl(tmp_path):
         assert FORMAT.splits(archive) == ("stage1_train", "stage1_val")
         dataset = FORMAT.open(archive, "stage1_train")
         assert dataset.categories[0].name == "object"
-        assert dataset.left_out == ("1 images without masks, taken for images without objects",)
+        assert dataset.left_out == ("masks of 1 images, as there are none: they count as images without objects",)
         (place / "classes.txt").write_text("person") if place.is_dir() else None
     for split in ("train", "val"):
         assert_read(FORMAT.open(Archive(tmp_path / "data"), f"stage1_{split}"), split, names=("person",))

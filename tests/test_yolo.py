@@ -73,7 +73,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert [text.split(" (")[0].split(",")[0] for text in dataset.left_out] == [
         "1 boxes",
         "1 lines that repeat another one of their file",
-        "1 polygons that reach out of their image",
+        "the parts of 1 polygons outside their image",
     ]
     segments = dataset[0].segments
     assert segments.labels.tolist() == [0, 1]

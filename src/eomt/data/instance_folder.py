@@ -83,7 +83,11 @@ def _open(archive: Archive, split: str) -> Split:
         where = str(PurePosixPath(shown[0][1]).parent) if shown else images[0]
         items.append(Item(image_id, images[0], where, tuple(shown)))
     negatives = sum(not item.content for item in items)
-    left_out = (f"{negatives} images without masks, taken for images without objects",) if negatives else ()
+    left_out = (
+        (f"masks of {negatives} images, as there are none: they count as images without objects",)
+        if negatives
+        else ()
+    )
     is_thing = tuple(category.is_thing for category in categories)
     return Split(archive, categories, tuple(items), partial(_read_segments, is_thing), left_out)
 

@@ -188,11 +188,11 @@ def _look_through(
             f"{len(labelled)} files, and no polygon; export labels for segmentation (class x1 y1 x2 y2 x3 y3 ...)"
         )
     said = {
-        "boxes": "boxes (a class and four numbers), which show no outline",
-        "repeated": "lines that repeat another one of their file",
-        "clipped": "polygons that reach out of their image, whose corners outside were moved to its border",
+        "boxes": "{} boxes (a class and four numbers), which show no outline",
+        "repeated": "{} lines that repeat another one of their file",
+        "clipped": "the parts of {} polygons outside their image, whose corners were moved to its border",
     }
-    return tuple(f"{counts[what]} {words}" for what, words in said.items() if counts[what])
+    return tuple(words.format(counts[what]) for what, words in said.items() if counts[what])
 
 
 def _by_id(archive: Archive, images: list[str]) -> dict[str, str]:
