@@ -1,5 +1,8 @@
 """Views show what they should: image and masks together, at the promised scales and odds."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -259,3 +262,16 @@ def test_hues_turn_as_in_torchvision(turns):
     difference = turn_hue(image, turns).int() - functional.adjust_hue(image, turns).int()
     assert difference.abs().max() <= 1
     assert torch.equal(turn_hue(image, 0.0), image)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+def test_views_are_those_of_the_authors_in_distribution():
+    """200 small views of each side; what is compared, and with what, is in benchmarks/data_pipeline.py."""
+    compared = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "data_pipeline.py"))
+    scene = compared["draw_scene"]((90, 120), count=6)
+    ours, theirs = (
+        compared["distribution"](compared[side]((96, 96), color=True), scene, 200) for side in ("Ours", "Theirs")
+    )
+    for name, values in ours.items():
+        error = np.hypot(values.std(), theirs[name].std()) / len(values) ** 0.5
+        assert abs(values.mean() - theirs[name].mean()) < 4 * error, name
