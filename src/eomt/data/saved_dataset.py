@@ -329,8 +329,8 @@ def _mask_code(archive: Archive, schema: Any) -> MaskCode:
         known = [names for names in map(_class_names, lists) if names]
         if len(known) != 1:
             raise DataError(
-                f"{archive.path}: nothing names the classes of the masks; write id2label.json with a name for each "
-                'of their numbers, like {"0": "sky", "1": "road"} (255 is void), or one of '
+                f"{archive.path}: nothing names the classes of the masks; write id2label.json with a name for "
+                'each of their numbers, like {"0": "sky", "1": "road"} (255 is void), or one of '
                 f"{', '.join(CATEGORY_FILES)}"
             )
         names = dict(enumerate(known[0]))
