@@ -112,7 +112,7 @@ CASES: dict[str, Callable[[], bytes]] = {
         400_000, lambda n: coco_name(min(n, 399_998))
     ),
     "zip: 400,000 long names, the last one twice": lambda: directory_of(
-        400_000, lambda n: b"%0110d" % min(n, 399_998)
+        400_000, lambda n: b"%079d" % min(n, 399_998)
     ),
     "tar: a million members": lambda: tar_of(1_000_000),
     "tar: 500,000 members with extended headers": lambda: tar_of(500_000, extended=True),

@@ -26,7 +26,7 @@ MAX_MEMBERS = 400_000  # of all archives of a data set: COCO has 370,000 images 
 _MAX_IN_TAR = 150_000  # which has to be gone through to be counted; COCO's largest folder has 118,287
 MAX_BYTES = 3 << 29  # of one file unpacked: LVIS has a JSON file of 1.1 GiB; Linux reads less than 2 GiB at once
 _MAX_INFLATED = 2 << 30  # of a compressed inner archive: opening goes once through it, at some 200 MB/s
-_MAX_NAMES = 64 << 20  # bytes of all names, or of a zip's directory: 160 a member; COCO has 120
+_MAX_NAMES = 48 << 20  # bytes of all names, or of a zip's directory: 125 a member; COCO has about 100
 _MAX_NAME = 4096  # bytes of a name, as for paths in Linux
 _MAX_EXTENSION = 1 << 20  # bytes of a tar header's extension: names and times; attributes at worst
 _MAX_EXTENSIONS = 4  # such headers in a row: a long name, a long link, one global and one local do at most
@@ -293,8 +293,10 @@ class _Zip:
         start, size, self.members = self._end(room)
         directory = source.read(start, size)
         names, places = self._names(directory)
-        padded = np.frombuffer(directory + b"\0" * _RECORD.itemsize, np.uint8)
-        fields = sliding_window_view(padded, _RECORD.itemsize)[places].view(_RECORD)[:, 0]
+        records = sliding_window_view(
+            np.frombuffer(directory or bytes(_RECORD.itemsize), np.uint8), _RECORD.itemsize
+        )
+        fields = records[places].view(_RECORD)[:, 0]
         columns = {key: fields[key].astype(np.int64) for key in _Member._fields if key != "limit"}
         wide = (fields["packed"] == _WIDE) | (fields["size"] == _WIDE) | (fields["offset"] == _WIDE)
         for row in np.flatnonzero(wide).tolist():
