@@ -22,18 +22,19 @@ from eomt.types import Batch, Sample, Segments, Target
 
 
 class Stripes:
-    """Small images, all different, with one segment each; one of them may be broken or end its process."""
+    """Small images, all different, with one segment each; some may be broken or end their process."""
 
     categories = (Category("stripe", True, 0, (0, 0, 0)),)
 
-    def __init__(self, count: int, broken: int = -1, deadly: int = -1):
-        self.count, self.broken, self.deadly = count, broken, deadly
+    def __init__(self, count: int, broken: int | tuple[int, ...] = (), deadly: int = -1):
+        self.count, self.deadly = count, deadly
+        self.broken = (broken,) if isinstance(broken, int) else broken
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        if index == self.broken:
+        if index in self.broken:
             raise DataError(f"image {index}: is broken; replace it")
         if index == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -206,3 +207,46 @@ def test_cut_validation_needs_two_images_and_a_share():
         cut_validation(Stripes(1), 0.1, seed=0)
     with pytest.raises(ConfigError, match="val_fraction"):
         cut_validation(Stripes(9), 0.0, seed=0)
+
+
+def skipping(batch_size: int = 4, workers: int = 0, share: float = 0.5) -> Recipe:
+    plain = recipe(batch_size, workers=workers)
+    return replace(plain, data=replace(plain.data, on_bad_sample="skip", max_bad_share=share))
+
+
+def test_a_bad_sample_has_the_same_substitute_in_each_run(caplog) -> None:
+    bad = {2, 5}
+    runs = [take(train_loader(Stripes(8, tuple(bad)), skipping(workers=workers)), 4) for workers in (0, 2)]
+    first, second = ([batch.image_ids for batch in run] for run in runs)
+    assert first == second
+    assert not {image_id for batch in first for image_id in batch} & {str(index) for index in bad}
+    sound = [batch.image_ids for batch in take(train_loader(Stripes(8), skipping()), 4)]
+    for ids, others in zip(sound, first, strict=True):  # all but the substitutes stay where they were
+        assert all(a == b for a, b in zip(ids, others, strict=True) if int(a) not in bad)
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("skipped")]
+    assert sorted(said) == sorted(2 * [f"skipped: image {index}: is broken; replace it" for index in bad])
+
+
+def test_too_many_bad_samples_end_it() -> None:
+    batches = train_loader(Stripes(8, (1, 2, 3)), skipping(share=0.25))
+    with pytest.raises(DataError, match="3 training images cannot be used, more than the 2"):
+        take(batches, 4)
+    with pytest.raises(DataError, match="is broken"):  # not one sound image
+        take(train_loader(Stripes(8, tuple(range(8))), skipping(share=1.0)), 1)
+
+
+def test_semantic_segmentation_sees_one_segment_a_class() -> None:
+    class Pair(Stripes):
+        def __getitem__(self, index: int) -> Sample:
+            ids = np.zeros((12, 12), np.int32)
+            ids[:6], ids[6:9], ids[9:] = 1, 2, 3
+            crowd = torch.tensor([False, False, True])
+            segments = Segments(IdMap(ids, 3), torch.tensor([0, 0, 0]), crowd)
+            return replace(super().__getitem__(index), segments=segments)
+
+    counts = {}
+    for task in ("instance", "semantic"):
+        (batch,) = take(train_loader(Pair(4), replace(recipe(), task=task)), 1)
+        counts[task] = {len(target.labels) for target in batch.targets}
+    assert max(counts["instance"]) == 2  # the crowd is not trained on
+    assert counts["semantic"] == {1}

@@ -20,6 +20,7 @@ from eomt.models.eomt import EoMT
 from eomt.training import loop
 from eomt.training.loop import train
 from eomt.types import Category, Sample, Segments
+from layouts import coco_panoptic
 
 
 def recipe(root: Path, **changes: object) -> Recipe:
@@ -204,7 +205,7 @@ def test_cuts_a_validation_split(shapes: Path, tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.INFO, "eomt"):
         train(recipe(shapes, data=DataConfig(str(shapes), val=None, batch_size=4, workers=0)), tmp_path / "run")
     assert "no validation split: 2 of 24 training images are held out" in caplog.text
-    with pytest.raises(DataError, match="no split 'vall'; it has train, val"):  # asked for by name: no substitute
+    with pytest.raises(DataError, match="no split 'vall'; did you mean val"):  # asked for by name: no substitute
         train(recipe(shapes, data=DataConfig(str(shapes), val="vall", batch_size=4, workers=0)), tmp_path / "typo")
 
 
@@ -214,7 +215,7 @@ def test_cuts_where_the_usual_split_is_absent(
     copy = shutil.copytree(shapes, tmp_path / "data", ignore=shutil.ignore_patterns("val"))
     with caplog.at_level(logging.INFO, "eomt"):
         train(recipe(copy, steps=1), tmp_path / "run")
-    assert "no validation split 'val' (the data have train): 2 of 24 training images" in caplog.text
+    assert "no validation split 'val': 2 of 24 training images" in caplog.text
 
 
 def test_a_validation_set_that_is_given_is_used(shapes: Path, tmp_path: Path) -> None:
@@ -353,3 +354,31 @@ def test_a_start_from_a_trained_model_keeps_how_the_recipe_trains(shapes: Path, 
     assert info.model.drop_path == 0.3
     rates = [part.drop_prob for part in model.modules() if isinstance(part, DropPath)]
     assert max(rates) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("asked", "things", "expected"),
+    [
+        (None, (True, False), "panoptic"),
+        (None, (True, True), "instance"),
+        (None, (False, False), "semantic"),
+        ("semantic", (True, False), "semantic"),
+    ],
+)
+def test_the_task_is_the_data_s_where_none_is_asked_for(asked, things, expected) -> None:
+    categories = tuple(Category(str(i), is_thing, i, (0, 0, 0)) for i, is_thing in enumerate(things))
+    assert loop.choose_task(asked, categories) == expected
+    with pytest.raises(ConfigError, match="all classes of the data are stuff"):
+        loop.choose_task("instance", tuple(category._replace(is_thing=False) for category in categories))
+
+
+def test_a_run_on_another_layout_with_a_class_map(tmp_path: Path) -> None:
+    coco_panoptic.write(tmp_path / "data")
+    (tmp_path / "map.json").write_text('{"merge": {"object": ["person", "car"]}, "ignore": ["sky"]}')
+    data = DataConfig(root=str(tmp_path / "data"), batch_size=2, workers=0, class_map=str(tmp_path / "map.json"))
+    result = train(recipe(tmp_path, task=None, steps=2, data=data), tmp_path / "run")
+    assert result.segmenter.task == "panoptic"
+    assert [category.name for category in result.segmenter.categories] == ["object", "road"]
+    assert "PQ" in result.metrics
+    written = from_json(Recipe, json.loads((tmp_path / "run" / "recipe.json").read_text()))
+    assert (written.task, written.data) == ("panoptic", data)

@@ -12,7 +12,7 @@ from eomt.categories import Category
 from eomt.errors import DataError
 from eomt.evaluation.metrics import MaskAP, MeanIoU, Metrics, PanopticQuality
 from eomt.masks import EncodedMasks, IdMap, RleMasks
-from eomt.types import Prediction, Segments
+from eomt.types import ANY_CLASS, Prediction, Segments
 
 CELL, DEBRIS, GLASS = 0, 1, 2
 CATEGORIES = (
@@ -55,6 +55,8 @@ def annotated(masks: EncodedMasks, *labels: int, crowd: tuple[int, ...] = ()) ->
         ("1111", [CELL], "1123", [CELL, CELL, GLASS], (0, 1), (0, 0, 0, math.nan)),
         # a crowd of another class forgives nothing
         ("1111", [CELL], "1111", [DEBRIS], (0,), (0, 1, 0, 0.0)),
+        # one of any class forgives all
+        ("1111", [CELL], "1111", [ANY_CLASS], (0,), (0, 0, 0, math.nan)),
         # a crowd forgives as void does, but it stays in the union: 4/6
         ("111111", [CELL], "111122", [CELL, CELL], (1,), (1, 0, 0, 4 / 6)),
         # nothing found
@@ -144,7 +146,16 @@ def test_mask_ap_without_things() -> None:
         ("1112", [CELL, GLASS], "1122", [CELL, GLASS], (), {"cell": 2 / 3, "glass": 1 / 2}, 3 / 4),
         ("1122", [CELL, GLASS], "11..", [CELL], (), {"cell": 1.0}, 1.0),  # void in the annotation: left out
         ("11..", [CELL], "1111", [CELL], (), {"cell": 1 / 2}, 1 / 2),  # nothing predicted: wrong
-        ("1111", [GLASS], "1122", [CELL, GLASS], (0,), {"glass": 1.0}, 1.0),  # crowd: left out
+        (
+            "1111",
+            [GLASS],
+            "1122",
+            [CELL, GLASS],
+            (0,),
+            {"cell": 0.0, "glass": 1 / 2},
+            1 / 2,
+        ),  # a crowd is its class
+        ("1111", [GLASS], "1122", [ANY_CLASS, GLASS], (0,), {"glass": 1.0}, 1.0),  # of no known class: void
         ("1111", [CELL], "1122", [CELL, CELL], (), {"cell": 1.0}, 1.0),  # instances are one region
         ("1111", [DEBRIS], "1111", [CELL], (), {"cell": 0.0, "debris": 0.0}, 0.0),
         ("1111", [CELL], "....", [], (), {}, math.nan),
@@ -216,3 +227,15 @@ def test_metrics_in_json() -> None:
 def test_classes_that_share_a_name_keep_their_own_rows() -> None:
     twins = (CATEGORIES[0], CATEGORIES[1]._replace(name="cell"), CATEGORIES[2])
     assert list(MeanIoU(twins).compute().per_class) == ["cell (7)", "cell (90)", "glass"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "crowd", "expected"), [((CELL, ANY_CLASS), (1,), 1.0), ((CELL, CELL), (1,), 0.5)]
+)
+def test_mask_ap_forgives_what_is_found_in_a_crowd_of_any_class(labels, crowd, expected) -> None:
+    """The surest debris lies on the crowd, the second one is right."""
+    metric = MaskAP(CATEGORIES)
+    true = RleMasks.encode([np.array([[row == k] * 4 for row in range(4)]) for k in range(3)], (4, 4))
+    segments = annotated(true, *labels, DEBRIS, crowd=crowd)
+    metric.update(predicted(true.select([1, 2]), DEBRIS, DEBRIS, scores=(0.9, 0.5)), segments, "a")
+    assert metric.compute().per_class["debris"]["AP"] == pytest.approx(expected)

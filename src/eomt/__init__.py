@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eomt.categories import Category
     from eomt.config import Recipe, Thresholds
-    from eomt.data.folder import open_folder
+    from eomt.data.detect import open_data
     from eomt.errors import EomtError
     from eomt.evaluation.evaluate import Evaluation, evaluate
     from eomt.inference.segmenter import Segmenter
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "eomt.categories": ("Category",),
     "eomt.config": ("Recipe", "Thresholds"),
-    "eomt.data.folder": ("open_folder",),
+    "eomt.data.detect": ("open_data",),
     "eomt.errors": ("EomtError",),
     "eomt.evaluation.evaluate": ("Evaluation", "evaluate"),
     "eomt.inference.segmenter": ("Segmenter",),
@@ -51,7 +51,7 @@ __all__ = [
     "Thresholds",
     "TrainResult",
     "evaluate",
-    "open_folder",
+    "open_data",
     "train",
 ]
 

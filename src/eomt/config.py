@@ -97,6 +97,14 @@ class DataConfig:
     """Images that go through the model at once; gradients are accumulated up to `batch_size`. None: all."""
     workers: int = 2
     """Processes that read and augment samples; 0 does it in the main process."""
+    format: str | None = None
+    """Layout of the data set's files; None: it is recognised."""
+    class_map: str | None = None
+    """YAML or JSON file that merges, renames, drops or ignores classes (docs/data.md)."""
+    on_bad_sample: Literal["error", "skip"] = "error"
+    """What an image or annotation that cannot be read does in training: end it, or be logged and replaced."""
+    max_bad_share: float = 0.05
+    """Share of the training images that may be skipped so; with more, training ends."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +177,9 @@ class OptimConfig:
 class Recipe:
     """All that a training run needs to know."""
 
-    task: TaskName = "panoptic"
-    """What is judged during training and asked of the model by default."""
+    task: TaskName | None = None
+    """What is judged during training and asked of the model by default. None: as the data are: panoptic with things
+    and stuff, instance with things only, semantic with stuff only."""
     epochs: float = 12.0
     """Passes over the training split; ignored when `steps` is given."""
     steps: int | None = None

@@ -52,9 +52,8 @@ __all__ = [
 
 
 def large() -> Recipe:
-    """EoMT-L with DINOv2, view of 640 pixels, 12 epochs, batch 16: the paper's COCO panoptic run."""
+    """EoMT-L with DINOv2, view of 640 pixels, 12 epochs, batch 16: the settings of the paper's COCO panoptic run."""
     return Recipe(
-        task="panoptic",
         epochs=12.0,
         model=ModelConfig(
             "vit_large_patch14_reg4_dinov2", image_size=(640, 640), num_queries=200, num_joint_blocks=4
@@ -110,6 +109,10 @@ def _changed(recipe: Recipe, **changes: Any) -> Recipe:
     )
 
 
+def _coco_panoptic(recipe: Recipe) -> Recipe:
+    return _changed(recipe, task="panoptic", data={"format": "coco-panoptic"})
+
+
 def _dinov3(recipe: Recipe) -> Recipe:
     """Put DINOv3 in the place of DINOv2: twice the rate, undecayed joint blocks, a longer warm-up.
 
@@ -140,7 +143,7 @@ def coco_panoptic_small_640() -> Recipe:
 
     eomt train coco_panoptic_small_640 --data coco --out runs/coco_panoptic_small_640
     """
-    return small()
+    return _coco_panoptic(small())
 
 
 def coco_panoptic_small_640_2x() -> Recipe:
@@ -161,7 +164,7 @@ def coco_panoptic_base_640() -> Recipe:
 
     eomt train coco_panoptic_base_640 --data coco --out runs/coco_panoptic_base_640
     """
-    return base()
+    return _coco_panoptic(base())
 
 
 def coco_panoptic_base_640_2x() -> Recipe:
@@ -181,7 +184,7 @@ def coco_panoptic_large_640() -> Recipe:
 
     eomt train coco_panoptic_large_640 --data coco --out runs/coco_panoptic_large_640
     """
-    return large()
+    return _coco_panoptic(large())
 
 
 def coco_panoptic_large_1280() -> Recipe:
@@ -201,7 +204,7 @@ def coco_panoptic_giant_640() -> Recipe:
 
     eomt train coco_panoptic_giant_640 --data coco --out runs/coco_panoptic_giant_640
     """
-    return giant()
+    return _coco_panoptic(giant())
 
 
 def coco_panoptic_giant_1280() -> Recipe:
@@ -224,7 +227,9 @@ def coco_instance_large_640() -> Recipe:
 
     eomt train coco_instance_large_640 --data coco --out runs/coco_instance_large_640
     """
-    return _changed(coco_panoptic_large_640(), task="instance", evaluate_every=2.0)
+    return _changed(
+        coco_panoptic_large_640(), task="instance", evaluate_every=2.0, data={"format": "coco-instance"}
+    )
 
 
 def coco_instance_large_1280() -> Recipe:
@@ -249,7 +254,7 @@ def ade20k_panoptic_large_640() -> Recipe:
     eomt train ade20k_panoptic_large_640 --data ade20k \
         --init-from runs/coco_panoptic_large_640 --out runs/ade20k_panoptic_large_640
     """
-    return _changed(coco_panoptic_large_640(), epochs=31.0, augment={"color": True})
+    return _changed(coco_panoptic_large_640(), epochs=31.0, augment={"color": True}, data={"format": "ade20k-panoptic"})
 
 
 def ade20k_panoptic_large_1280() -> Recipe:
@@ -273,7 +278,7 @@ def ade20k_panoptic_giant_640() -> Recipe:
     eomt train ade20k_panoptic_giant_640 --data ade20k \
         --init-from runs/coco_panoptic_giant_640 --out runs/ade20k_panoptic_giant_640
     """
-    return _changed(coco_panoptic_giant_640(), epochs=31.0, augment={"color": True})
+    return _changed(coco_panoptic_giant_640(), epochs=31.0, augment={"color": True}, data={"format": "ade20k-panoptic"})
 
 
 def ade20k_panoptic_giant_1280() -> Recipe:
@@ -304,6 +309,7 @@ def ade20k_semantic_large_512() -> Recipe:
         task="semantic",
         epochs=31.0,
         model={"image_size": (512, 512), "num_queries": 100},
+        data={"format": "ade20k-semantic"},
         augment={"scale": (0.5, 2.0), "color": True},
     )
 
@@ -316,7 +322,12 @@ def cityscapes_semantic_large_1024() -> Recipe:
 
     eomt train cityscapes_semantic_large_1024 --data cityscapes --out runs/cityscapes_semantic_large_1024
     """
-    return _changed(ade20k_semantic_large_512(), epochs=107.0, model={"image_size": (1024, 1024)})
+    return _changed(
+        ade20k_semantic_large_512(),
+        epochs=107.0,
+        model={"image_size": (1024, 1024)},
+        data={"format": "cityscapes"},
+    )
 
 
 # DINOv3

@@ -4,7 +4,7 @@ Axes: b images of a batch, q queries, n segments of one image, k chosen queries,
 feature map), d embedding width, `classes` counts the categories and, last, *no object*.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import supervision
 
 __all__ = [
+    "ANY_CLASS",
     "Batch",
     "Category",
     "Dataset",
@@ -32,6 +33,9 @@ __all__ = [
     "Segments",
     "Target",
 ]
+
+ANY_CLASS = -1
+"""Label of a crowd segment that stands for any class: a region in which nothing is judged."""
 
 
 @dataclass
@@ -45,7 +49,12 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """The segments that annotators drew on one image, encoded. Pixels outside all of them are void."""
+    """The segments that annotators drew on one image, encoded. Pixels outside all of them are void.
+
+    A crowd stands for many objects that nobody told apart: objects are not learnt from it, and those found in it
+    are no error, in its class; where its label is `ANY_CLASS`, in any. Semantic segmentation, which tells no objects
+    apart, takes it for its class.
+    """
 
     masks: EncodedMasks
     labels: Int[Tensor, " n"]
@@ -64,6 +73,20 @@ class Segments:
     def target(self, window: Window) -> Target:
         """Decode the masks inside a window (top, left, height, width), the only place where they are dense."""
         return Target(torch.from_numpy(self.masks.crop(window)), self.labels, self.is_crowd)
+
+    def merged(self, labels: Container[int] | None = None) -> "Segments":
+        """Make one segment of all those of one class, crowds among them, as semantic segmentation has it.
+
+        With `labels`, only of these classes, and their crowds stay apart.
+        """
+        groups: dict[object, list[int]] = {}
+        for index, (label, crowd) in enumerate(zip(self.labels.tolist(), self.is_crowd.tolist(), strict=True)):
+            together = label != ANY_CLASS if labels is None else label in labels and not crowd
+            groups.setdefault(("class", label) if together else ("segment", index), []).append(index)
+        firsts = [members[0] for members in groups.values()]
+        is_crowd = self.labels[firsts] == ANY_CLASS if labels is None else self.is_crowd[firsts]
+        masks = self.masks if len(groups) == len(self) else self.masks.merge(list(groups.values()))
+        return Segments(masks, self.labels[firsts], is_crowd)
 
 
 @dataclass(frozen=True, eq=False)

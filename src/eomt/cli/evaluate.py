@@ -63,6 +63,12 @@ class EvalArguments:
         tyro.conf.arg(metavar=f"{TASKS}...", help_behavior_hint="(default: all that suit model and data)"),
     ] = ()
     """What to measure: one task or more."""
+    format: Annotated[
+        str | None, tyro.conf.arg(metavar="FORMAT", help_behavior_hint="(default: recognised)")
+    ] = None
+    """Layout of the data set's files: coco-panoptic, folder, yolo, ...; docs/data.md lists them."""
+    class_map: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """YAML or JSON file that merges, renames, drops or ignores classes of the data set."""
     group_by: Annotated[str | None, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = None
     """Also give the figures of each group of images: a column of `images.csv` in the data set, whose column
     `image_id` holds the images' file names without suffix."""
@@ -93,9 +99,10 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(EvalArguments, arguments, "eomt eval", DESCRIPTION)
     check_image_size(options.image_size)
 
-    from eomt.data.folder import open_folder
+    from eomt.data.detect import open_data
 
-    dataset = open_folder(options.data, options.split)
+    with log_lines():
+        dataset = open_data(options.data, options.split, format=options.format, class_map=options.class_map)
     groups = read_groups(options.data, options.group_by) if options.group_by else None
 
     from eomt.evaluation.evaluate import evaluate

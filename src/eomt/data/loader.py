@@ -5,8 +5,10 @@ restarts, workers, devices and micro-batches do not change it. What a sample is,
 the readers and to `augment`.
 """
 
+import logging
+import math
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +26,10 @@ from eomt.types import Batch, Dataset, Sample, Target
 
 __all__ = ["Subset", "collate", "cut_validation", "steps_per_epoch", "train_loader"]
 
+log = logging.getLogger("eomt")
+
 _TIMEOUT = 600.0  # seconds until a worker that gives no batch is taken for hung
+_SUBSTITUTES = 10  # tries to find a sample in place of one that cannot be read
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,9 @@ def train_loader(
     Each step has `recipe.data.batch_size` images: `batch_size / world_size / micro_batch` micro-batches on each of
     `world_size` devices, of which this one is number `rank`. Each epoch has its own order; images of a last,
     incomplete batch are left out of it. A data set smaller than a batch is seen several times within it, in other
-    views. Closing the iterator ends the worker processes.
+    views. For semantic segmentation, all segments of one class are one. With `recipe.data.on_bad_sample` of skip,
+    another sample, the same one in each run, stands in for one that cannot be read. Closing the iterator ends the
+    worker processes.
 
     Raises ConfigError when the sizes do not divide, DataError for an empty data set and, while iterating, whatever
     error the reader raises; ResourceError when a worker process dies.
@@ -94,7 +101,7 @@ def train_loader(
         collate_fn=_collate_or_error,
         timeout=_TIMEOUT if workers else 0,
     )
-    return _batches(loader)
+    return _batches(loader, limit=math.ceil(recipe.data.max_bad_share * len(dataset)))
 
 
 def collate(views: list[tuple[UInt8[Tensor, "3 h w"], Target, str]]) -> Batch:
@@ -137,6 +144,15 @@ class _Plan:
             epoch, first = epoch + 1, 0
 
 
+class _View(NamedTuple):
+    """One view, and what was wrong with the samples that it stands in for, by their indices."""
+
+    image: Tensor
+    target: Target
+    image_id: str
+    bad: dict[int, str]
+
+
 @dataclass(frozen=True)
 class _Views:
     """The views of a data set by their keys. A reader's error is returned: torch would garble its words."""
@@ -144,21 +160,39 @@ class _Views:
     dataset: Dataset
     recipe: Recipe
 
-    def __getitem__(self, key: _Key) -> tuple[Tensor, Target, str] | EomtError:
+    def __getitem__(self, key: _Key) -> _View | EomtError:
+        bad: dict[int, str] = {}
         try:
-            sample = self.dataset[key.sample]
+            sample = self._read(key, bad)
         except EomtError as error:
             return error
-        labels, classes = sample.segments.labels, len(self.dataset.categories)
+        chance = np.random.SeedSequence((self.recipe.seed, key.step, key.place))
+        generator = torch.Generator().manual_seed(int(chance.generate_state(1, np.uint64)[0]))
+        image, target = augment(sample, self.recipe.model.image_size, self.recipe.augment, generator)
+        return _View(image, target, sample.image_id, bad)
+
+    def _read(self, key: _Key, bad: dict[int, str]) -> Sample:
+        """Read a sample; where it is bad and may be skipped, another one that follows from the key."""
+        index = key.sample
+        for attempt in range(1, _SUBSTITUTES + 2):
+            try:
+                return self._checked(self.dataset[index])
+            except DataError as error:
+                if self.recipe.data.on_bad_sample == "error" or attempt > _SUBSTITUTES:
+                    raise
+                bad[index] = str(error)
+            index = int(np.random.default_rng((self.recipe.seed, *key, attempt)).integers(len(self.dataset)))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _checked(self, sample: Sample) -> Sample:
+        segments, classes = sample.segments, len(self.dataset.categories)
+        labels = segments.labels[~segments.is_crowd]
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            return DataError(
+            raise DataError(
                 f"image {sample.image_id}: labels from {int(labels.min())} to {int(labels.max())}, but there are "
                 f"{classes} categories; a label is a place in them, from 0"
             )
-        seed = np.random.SeedSequence((self.recipe.seed, key.step, key.place)).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(seed))
-        image, target = augment(sample, self.recipe.model.image_size, self.recipe.augment, generator)
-        return image, target, sample.image_id
+        return replace(sample, segments=segments.merged()) if self.recipe.task == "semantic" else sample
 
 
 def _order(images: int, length: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -182,26 +216,40 @@ def _micro_batch(recipe: Recipe, world_size: int) -> int:
     return micro_batch
 
 
-def _collate_or_error(views: list[tuple[Tensor, Target, str] | EomtError]) -> Batch | EomtError:
+def _collate_or_error(views: list[_View | EomtError]) -> tuple[Batch, dict[int, str]] | EomtError:
     errors = [view for view in views if isinstance(view, EomtError)]
-    return errors[0] if errors else collate(views)  # type: ignore[arg-type]
+    if errors:
+        return errors[0]
+    whole = [view for view in views if isinstance(view, _View)]
+    bad = {index: words for view in whole for index, words in view.bad.items()}
+    return collate([(view.image, view.target, view.image_id) for view in whole]), bad
 
 
-def _batches(loader: "DataLoader[Any]") -> Generator[Batch, None, None]:
-    iterator = iter(loader)
+def _batches(loader: "DataLoader[Any]", limit: int) -> Generator[Batch, None, None]:
+    """Give the batches; log each bad sample once, and end at more than `limit` of them."""
+    iterator, known = iter(loader), set[int]()
     try:
         while True:
-            batch = _next(iterator)
-            if isinstance(batch, EomtError):
-                raise batch
+            found = _next(iterator)
+            if isinstance(found, EomtError):
+                raise found
+            batch, bad = found
+            for index in sorted(bad.keys() - known):
+                log.warning("skipped: %s", bad[index])
+            known |= bad.keys()
+            if len(known) > limit:
+                raise DataError(
+                    f"{len(known)} training images cannot be used, more than the {limit} that data.max_bad_share "
+                    "allows; the last lines name them: correct them, or raise it"
+                )
             yield batch
     finally:
         del iterator  # ends the worker processes, which a traceback that is kept would hold
 
 
-def _next(iterator: Iterator[Any]) -> Batch | EomtError:
+def _next(iterator: Iterator[Any]) -> tuple[Batch, dict[int, str]] | EomtError:
     try:
-        batch: Batch | EomtError = next(iterator)
+        found: tuple[Batch, dict[int, str]] | EomtError = next(iterator)
     except RuntimeError as error:
         if not str(error).startswith("DataLoader"):
             raise
@@ -209,4 +257,4 @@ def _next(iterator: Iterator[Any]) -> Batch | EomtError:
             f"a process that reads samples ended or hung ({error}); often memory is short (in a container, "
             "/dev/shm): lower data.workers or data.micro_batch; data.workers=0 shows an error where it occurs"
         ) from error
-    return batch
+    return found

@@ -16,7 +16,7 @@ from eomt.errors import DataError
 from eomt.evaluation.metrics import Metric
 from eomt.inference.segmenter import Segmenter
 from eomt.tasks import TASKS
-from eomt.types import Category, Dataset, Segments
+from eomt.types import ANY_CLASS, Category, Dataset, Segments
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -126,7 +126,9 @@ def _kind(category: Category) -> str:
 def match_categories(
     data: tuple[Category, ...], model: tuple[Category, ...], tasks: Sequence[TaskName]
 ) -> torch.Tensor:
-    """Give, for each label of the data, the model's label of the same name, [categories of the data].
+    """Give, for each label of the data, the model's label of the same name, [categories of the data + 1].
+
+    The last entry, which is that of label -1 too, is `ANY_CLASS`.
 
     Raises DataError where data and model cannot be held against one another in these tasks.
     """
@@ -145,7 +147,7 @@ def match_categories(
             'judged. Correct "is_thing" in categories.json (all names in classes.txt are stuff), or ask for '
             "semantic only"
         )
-    return torch.tensor([known[category.name] for category in data], dtype=torch.int64)
+    return torch.tensor([*(known[category.name] for category in data), ANY_CLASS], dtype=torch.int64)
 
 
 def _merge(judges: Mapping[TaskName, Metric]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

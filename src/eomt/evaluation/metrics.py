@@ -5,8 +5,8 @@ it says depends neither on the order of the images nor on how they were shared a
 grouping images and writing reports are left to `evaluate` and `report`.
 
 All figures are fractions in [0, 1]; a figure without any class present is NaN. Void (a pixel outside of all
-annotated segments) and crowd segments are neutral. Where annotated masks overlap and a pixel must have one owner
-(PQ, mIoU), the masks are painted in their order: later ones lie on top.
+annotated segments) is neutral, and crowds are in their class, or in any (`ANY_CLASS`). Where annotated masks overlap
+and a pixel must have one owner (PQ, mIoU), the masks are painted in their order: later ones lie on top.
 """
 
 import math
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from eomt.categories import Category
 from eomt.errors import DataError
 from eomt.masks import EncodedMasks, IdMap
-from eomt.types import Prediction, Segments
+from eomt.types import ANY_CLASS, Prediction, Segments
 
 __all__ = ["MaskAP", "MeanIoU", "Metric", "Metrics", "PanopticQuality"]
 
@@ -80,9 +80,10 @@ class PanopticQuality:
         true_area, found_area, void = shared[1:].sum(1), shared[:, 1:].sum(0), shared[0, 1:]
 
         same_class = true[:, None] == found[None]
+        forgiving = crowd[:, None] & (same_class | (true == ANY_CLASS)[:, None])
         union = true_area[:, None] + found_area[None] - both - void[None]
         match = same_class & ~crowd[:, None] & (2 * both > union)
-        neutral = void + (both * (same_class & crowd[:, None])).sum(0)
+        neutral = void + (both * forgiving).sum(0)
         extra = ~match.any(0) & (found_area > 0) & (2 * neutral <= found_area)  # hidden segments do not exist
         missed = ~match.any(1) & (true_area > 0) & ~crowd
 
@@ -170,15 +171,18 @@ class MaskAP:
     def _things(
         self, masks: EncodedMasks, labels: list[int], image_id: str
     ) -> Iterable[tuple[int, tuple[int, bytes, int]]]:
-        """Give index, label, run-length counts and area of each thing."""
+        """Give index, label, run-length counts and area of each thing; of what stands for any, once for each."""
         areas = masks.areas().tolist()
+        things = {label for label, category in enumerate(self.categories) if category.is_thing}
         for index, label in enumerate(labels):
-            if not self.categories[label].is_thing:
+            judged = things if label == ANY_CLASS else {label} & things
+            if not judged:
                 continue
             rle = masks.rle(index)
             if tuple(rle["size"]) != masks.size:  # codes of unequal size crash the evaluator
                 raise DataError(f"{image_id}: mask {index} is of size {rle['size']}, the image of {masks.size}")
-            yield index, (label, rle["counts"], areas[index])
+            for each in sorted(judged):
+                yield index, (each, rle["counts"], areas[index])
 
     def _precision(self, things: list[int]) -> NDArray[np.float64]:
         """Give COCO's precisions [IoU thresholds, recalls, things, areas]; -1 where there is nothing to find."""
@@ -208,7 +212,8 @@ class MaskAP:
 class MeanIoU:
     """Mean intersection over union of the classes, over all pixels of all images at once.
 
-    Pixels that are void or crowd in the annotation are left out; where the prediction says nothing, it is wrong.
+    Pixels that are void in the annotation are left out; where the prediction says nothing, it is wrong. A crowd is
+    of its class, as in Cityscapes' own figures; one that stands for any class is void.
     The mean is over the classes that occur in the annotation or the prediction: others are not counted as zero.
     Instances of one class are one region.
     """
@@ -223,11 +228,12 @@ class MeanIoU:
         """Count the pixels of one image."""
         _check(prediction, segments, image_id, self._images, self.categories)
         classes = len(self.categories)
-        true = np.where(segments.is_crowd.numpy(), classes, segments.labels.numpy())
+        labels = segments.labels.numpy()
+        true = np.where(labels == ANY_CLASS, classes, labels)
         shared = _shared_pixels(_painted(segments.masks), prediction.id_map().ids, len(true), len(prediction))
         confusion = np.zeros((classes + 1, classes + 1), dtype=np.int64)
-        labels = np.append(classes, true), np.append(classes, prediction.labels)  # id 0 is void
-        np.add.at(confusion, np.ix_(*labels), shared)
+        pairs = np.append(classes, true), np.append(classes, prediction.labels)  # id 0 is void
+        np.add.at(confusion, np.ix_(*pairs), shared)
         self._confusion += confusion[:classes]
         self._images.add(image_id)
 
@@ -299,7 +305,8 @@ def _check(
             f"{image_id}: the prediction is {h} x {w} pixels, the annotation {true_h} x {true_w} "
             "(height x width); both must have the size of the image"
         )
-    for whose, labels in (("predicted", prediction.labels), ("annotated", segments.labels.numpy())):
+    of_a_class = segments.labels[~(segments.is_crowd & (segments.labels == ANY_CLASS))]
+    for whose, labels in (("predicted", prediction.labels), ("annotated", of_a_class.numpy())):
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(categories):
             raise DataError(
                 f"{image_id}: {whose} labels run from {labels.min()} to {labels.max()}, but there are "

@@ -19,8 +19,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from eomt.config import DataConfig, Recipe, to_json
-from eomt.data.folder import open_folder, splits
+from eomt.categories import Category
+from eomt.config import DataConfig, Recipe, TaskName, to_json
+from eomt.data.detect import changed, find_format
 from eomt.data.loader import cut_validation, steps_per_epoch, train_loader
 from eomt.devices import choose_device, choose_precision
 from eomt.errors import ConfigError, DataError, NonFiniteError
@@ -92,13 +93,13 @@ def train(
     accelerator = build_accelerator(recipe)
     train_data, val_data = choose_data(recipe, train_data, val_data)
     model, info = build(recipe, train_data, init_from)
-    match_categories(val_data.categories, info.categories, [recipe.task])
     recipe = settled(recipe, info)
     optimizer = build_optimizer(model, recipe.optim)
     model, optimizer = accelerator.prepare(model, optimizer)
     epoch = steps_per_epoch(len(train_data), recipe.data.batch_size)
     progress = Progress(recipe.steps or max(1, round(recipe.epochs * epoch)), epoch)
     segmenter = Segmenter(accelerator.unwrap_model(model), info, accelerator.device)
+    match_categories(val_data.categories, info.categories, [segmenter.task])
 
     with (
         closing(train_loader(train_data, recipe)) as batches,
@@ -129,7 +130,8 @@ def fit(
     track: Track,
 ) -> Evaluation:
     """Run all steps; give the evaluation of the best checkpoint."""
-    figure = TASKS[recipe.task].figure
+    task = segmenter.task
+    figure = TASKS[task].figure
     every = max(1, round(recipe.evaluate_every * progress.steps_per_epoch))
     best: Evaluation | None = None
     model.train()
@@ -140,7 +142,7 @@ def fit(
 
         if progress.step % every == 0 or progress.step == progress.steps:
             model.eval()
-            result = evaluate(segmenter, val_data, [recipe.task], precision=recipe.precision)
+            result = evaluate(segmenter, val_data, [task], precision=recipe.precision)
             model.train()
             track.evaluation(progress.step, progress.epoch, result.figures | {"val_seconds": result.seconds})
             segmenter.save(track.folder / "last")
@@ -271,9 +273,10 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def settled(recipe: Recipe, info: ModelInfo) -> Recipe:
-    """Put into the recipe what was settled since it was given: the model that is trained, and the task's fit."""
-    fit = recipe.augment.fit or TASKS[recipe.task].fit
-    return replace(recipe, model=info.model, augment=replace(recipe.augment, fit=fit))
+    """Put into the recipe what was settled since it was given: the task, its fit, and the model that is trained."""
+    assert info.task is not None  # build chose it
+    fit = recipe.augment.fit or TASKS[info.task].fit
+    return replace(recipe, task=info.task, model=info.model, augment=replace(recipe.augment, fit=fit))
 
 
 def open_run(folder: Path, recipe: Recipe) -> Path:
@@ -285,22 +288,23 @@ def open_run(folder: Path, recipe: Recipe) -> Path:
 
 def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | None) -> tuple[Dataset, Dataset]:
     """Open the two splits; without a validation split, cut one off the training split, and say so."""
-    absent = ""
+    data, absent = recipe.data, ""
     if train_data is None:
-        if recipe.data.root is None:
+        if data.root is None:
             raise ConfigError("no data: give --data PATH (data.root), or a data set from Python")
-        train_data = open_folder(recipe.data.root, recipe.data.train)
-        if val_data is None and recipe.data.val is not None:
-            known = splits(recipe.data.root)
-            asked_for = recipe.data.val != DataConfig.val
-            if recipe.data.val in known or asked_for:  # raises where it is absent
-                val_data = open_folder(recipe.data.root, recipe.data.val)
+        found = find_format(data.root, data.format)
+        log.info("data %s: %s, with the splits %s", data.root, found.format.name, ", ".join(found.splits))
+        train_data = changed(found.open(data.train), data.class_map)
+        if val_data is None and data.val is not None:
+            asked_for = data.val != DataConfig.val
+            if found.name_of(data.val) or asked_for:  # raises where it is absent
+                val_data = changed(found.open(data.val), data.class_map)
             else:
-                absent = f" {recipe.data.val!r} (the data have {', '.join(known)})"
+                absent = f" {data.val!r}"
     if len(train_data) == 0:
-        raise DataError(f"the training split {recipe.data.train!r} has no images")
+        raise DataError(f"the training split {data.train!r} has no images")
     if val_data is None:
-        train_data, val_data = cut_validation(train_data, recipe.data.val_fraction, recipe.seed)
+        train_data, val_data = cut_validation(train_data, data.val_fraction, recipe.seed)
         log.warning(
             "no validation split%s: %d of %d training images are held out to judge on",
             absent,
@@ -310,9 +314,23 @@ def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | 
     return train_data, val_data
 
 
+def choose_task(asked: TaskName | None, categories: tuple[Category, ...]) -> TaskName:
+    """Give the task that is asked for, or the one that the data are made for. Raises ConfigError where they are not."""
+    kinds = {category.is_thing for category in categories}
+    if asked == "instance" and True not in kinds:
+        raise ConfigError(
+            "task instance, but all classes of the data are stuff: mark those that are countable as things (is_thing "
+            "in categories.json, or things: [...] in a class map), or train --task semantic"
+        )
+    if asked is not None:
+        return asked
+    return "panoptic" if len(kinds) == 2 else "instance" if True in kinds else "semantic"
+
+
 def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[EoMT, ModelInfo]:
     """Create the model for the data's classes, new or from a trained one."""
-    info = ModelInfo(recipe.task, data.categories, recipe.model, recipe.thresholds)
+    task = choose_task(recipe.task, data.categories)
+    info = ModelInfo(task, data.categories, recipe.model, recipe.thresholds)
     if init_from is None:
         return EoMT(recipe.model, len(data.categories)), info
     told = source.Told(image_size=recipe.model.image_size, patch_size=recipe.model.patch_size)
@@ -328,7 +346,8 @@ def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[
     info = replace(info, model=own)
     trained = checkpoint.build(replace(old, model=own), state, init_from)
     known, wanted = (
-        [(c.name, c.is_thing) for c in categories] for categories in (old.categories, data.categories)
+        [(c.name, c.is_thing and task != "semantic") for c in categories]  # semantic models tell no kinds apart
+        for categories in (old.categories, data.categories)
     )
     if known == wanted:
         return trained, info
