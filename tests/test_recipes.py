@@ -9,12 +9,14 @@ import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import timm
 import torch
 
 from eomt.cli import main
+from eomt.cli.config import SETTLED
 from eomt.cli.options import check_names
 from eomt.cli.recipes import find, flat
 from eomt.cli.train import TrainArguments
@@ -28,6 +30,7 @@ from eomt.recipes import (
     ade20k_semantic_large_512_dinov3,
     coco_panoptic_large_640_dinov3,
 )
+from eomt.tasks import TASKS
 from eomt.training.optim import layer_scale
 
 PAGE = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -237,6 +240,48 @@ def test_origins_of_settings(tmp_path, capsys):
     assert main(["config", "show", "small"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"^model\.num_joint_blocks +3 +recipe small$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "setting", "settled"),
+    [
+        ("small", "task", "as the data are"),
+        ("small", "augment.fit", "as the task in prediction"),
+        *((f"small --task {task}", "augment.fit", TASKS[task].fit) for task in TASKS),
+        ("small", "model.num_upscale_blocks", 2),  # 16 pixels: a quarter of the view
+        ("nuclei", "model.num_upscale_blocks", 1),
+        ("small --model.patch-size 0", "model.num_upscale_blocks", 1),  # training refuses it, not this
+        ("small --data.batch-size 8", "data.micro_batch", 8),
+        ("small --data.val None --data.val-fraction 0.2", "data.val", "0.2 of train"),
+    ],
+)
+def test_what_is_left_open_is_shown_settled(options, setting, settled, capsys):
+    facts = shown(["config", "show", *options.split()], capsys)["settings"][setting]
+    assert (facts["value"], facts["settled"]) == (None, settled)
+    assert main(["config", "show", *options.split()]) == 0
+    assert re.search(rf"^{re.escape(setting)} +None \({settled}\) ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_what_is_given_settles_itself(capsys):
+    settings = shown(["config", "show", "small", "--augment.fit", "cover", "--steps", "9"], capsys)["settings"]
+    assert settings["augment.fit"] == {"value": "cover", "origin": "command line"}
+    assert settings["steps"] == {"value": 9, "origin": "command line"}
+
+
+def test_every_setting_that_may_be_left_open_says_what_it_comes_to():
+    """But those of which None says it: no data set, no class map, no rescaling."""
+    assert set(SETTLED) == optional(Recipe) - {"data.root", "data.class_map", "model.rope_rescale"}
+
+
+def optional(part: type, section: str = "") -> set[str]:
+    """Name the settings that may be None."""
+    names = set()
+    for name, hint in get_type_hints(part).items():
+        if hasattr(hint, "__dataclass_fields__"):
+            names |= optional(hint, f"{section}{name}.")
+        elif type(None) in get_args(hint):
+            names.add(section + name)
+    return names
 
 
 def test_a_recipe_file_is_a_recipe(tmp_path, monkeypatch):

@@ -18,15 +18,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
+import torch
+from huggingface_hub import constants, save_torch_state_dict
 from safetensors.numpy import load_file, save
 
 from eomt.cli import main
+from eomt.config import ModelConfig
 from eomt.errors import ModelError, ResourceError
 from eomt.inference.segmenter import Segmenter
+from eomt.models.eomt import EoMT
 from eomt.recipes import RECIPES
+from eomt.weights import authors, hugging_face, source, zoo
 from eomt.weights import hub as files
-from eomt.weights import zoo
+from eomt.weights.architecture import BACKBONES
+from eomt.weights.checkpoint import ModelInfo
+from eomt.weights.tensors import read_tensors
 from hub_server import COMMIT, Hub, Repository
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +41,7 @@ PUBLISHED = "tue-mps/coco_panoptic_eomt_small_640_2x"
 WEIGHTS = {"query.weight": np.random.default_rng(0).standard_normal((500, 100)).astype(np.float32)}
 SMALL = save(WEIGHTS)  # 200 kB
 CONFIG = b'{"model_type": "eomt"}'
+INDEX = "model.safetensors.index.json"
 SHA256 = hashlib.sha256(SMALL).hexdigest()
 
 
@@ -114,13 +121,19 @@ def test_models_are_what_their_recipes_build() -> None:
             continue
         recipe = RECIPES[model.name]()
         config = recipe.model
-        assert (recipe.task, config.backbone, config.image_size, config.num_queries, config.num_joint_blocks) == (
-            model.task,
-            model.backbone,
-            model.image_size,
-            model.num_queries,
-            model.num_joint_blocks,
-        )
+        for name in ("backbone", "image_size", "patch_size", "num_queries", "num_joint_blocks"):
+            assert getattr(config, name) == getattr(model, name), (model.name, name)
+        assert recipe.task == model.task
+        assert model.score is not None  # the page of recipes is compared with the docstrings in test_recipes
+        assert f": {model.score.metric} {model.score.value} (" in (inspect.getdoc(RECIPES[model.name]) or "")
+
+
+def test_a_width_gives_the_joint_blocks_of_the_published_models_away() -> None:
+    published = [model for model in zoo.MODELS.values() if model.repository and model.loadable]
+    assert len(published) == 21
+    for model in published:
+        width = BACKBONES[model.backbone or ""].width
+        assert authors.JOINT_BLOCKS[width] == model.num_joint_blocks, model.name
 
 
 @pytest.mark.parametrize(
@@ -200,6 +213,7 @@ def test_settings_that_another_program_left_out_are_fetched(hub: Hub) -> None:
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "preprocessor_config.json"],
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "preprocessor_config.json"],
         ),
+        (["model.safetensors", INDEX], ["model.safetensors"]),
     ],
 )
 def test_choice_of_files(hub: Hub, stored: list[str], fetched: list[str]) -> None:
@@ -208,6 +222,44 @@ def test_choice_of_files(hub: Hub, stored: list[str], fetched: list[str]) -> Non
     assert names(folder) == fetched
     (folder / fetched[0]).unlink()
     assert zoo.cached(NAME) is None  # weights, or a part of them, are missing
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A small random model as `eomt convert --to hf` writes it."""
+    config = ModelConfig("vit_small_patch14_reg4_dinov2", "none", (64, 64), depth=2, num_joint_blocks=1)
+    hugging_face.write(EoMT(config, 80).state_dict(), ModelInfo("instance", (), config), tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def save_anew(folder: Path) -> None:
+    """Add to `config.json` what transformers adds when it saves a folder."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_version": "5.0"}))
+
+
+def test_a_model_in_parts_is_loaded_by_name(hub: Hub, theirs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Cut as transformers cuts large models; which part has which weight stands in the index."""
+    whole = source.load(theirs)[0].state_dict()
+    save_torch_state_dict(read_tensors(theirs / "model.safetensors"), theirs, max_shard_size="5MB")
+    save_anew(theirs)
+    assert len(list(theirs.glob("model-*-of-*.safetensors"))) > 2
+    hub.repositories[NAME].files = {file.name: file.read_bytes() for file in theirs.iterdir()}
+    with caplog.at_level(logging.INFO, "eomt"):
+        loaded = source.load(NAME)[0].state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in whole.items())
+    assert INDEX in caplog.text
+    hub.stop()
+    assert source.load(NAME)[0].state_dict().keys() == whole.keys()
+    assert zoo.verify(NAME) == []
+
+
+def test_an_index_that_another_program_left_out_is_fetched(hub: Hub) -> None:
+    parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    hub.repositories[NAME].files = {name: name.encode() for name in (*parts, INDEX)}
+    folder = zoo.fetch(NAME)
+    (folder / INDEX).unlink()
+    assert names(zoo.fetch(NAME)) == [*parts, INDEX]
 
 
 def test_interrupted_download_goes_on(hub: Hub, cache: Path) -> None:
@@ -329,6 +381,44 @@ def test_verify_folders(cache: Path, tmp_path: Path) -> None:
     ]
     with pytest.raises(ModelError, match="nothing to check"):
         zoo.verify(NAME)
+
+
+def test_verify_what_was_written_for_transformers(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Until transformers saves it anew, which copies our sum of the weights that were there before."""
+    assert zoo.verify(theirs) == []
+    weights = theirs / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert [problem.partition(": ")[2][:24] for problem in zoo.verify(theirs)] == ["its content has changed "]
+    save_anew(theirs)
+    assert ["no checksum of it is known" in problem for problem in zoo.verify(theirs)] == [True]
+    assert main(["models", "verify", str(theirs)]) == 7
+    assert "no checksum of it is known" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "sums"),
+    [
+        ({"weights": {"file": "model-12.safetensors", "sha256": "ab"}}, {"model-12.safetensors": "ab"}),
+        ({"model_type": "eomt", "eomt": {"sha256": "ab"}}, {"model.safetensors": "ab"}),
+        ({"eomt": {"sha256": "ab"}, "transformers_version": "5.0"}, {}),
+        ({"weights": {"file": 3, "sha256": "ab"}}, {}),
+        ({"weights": [], "eomt": "ab"}, {}),
+        ({}, {}),
+        ([], {}),
+        (None, {}),
+    ],
+)
+def test_promised_sums(config: object, sums: dict[str, str]) -> None:
+    assert files.promised(config) == sums
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{", b"\xff", b"[]"])
+def test_a_config_that_promises_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    (tmp_path / "model.safetensors").write_bytes(SMALL)
+    assert ["no checksum of it is known" in problem for problem in zoo.verify(tmp_path)] == [True]
 
 
 def test_remove(hub: Hub, cache: Path) -> None:
@@ -466,7 +556,17 @@ def test_mistakes(
         (["ls", "--dataset", "cityscapes"], ["84.2 mIoU"], ["coco_"]),
         (["ls", "--dataset", "cityscapes", "--task", "instance"], ["no published model"], ["coco_"]),
         (["info", "coco-panoptic-large-640"], ["316 million", "MIT", "backbone Apache-2.0", "dinov2.md"], []),
-        (["info", "bundled"], ["docs/nuclei.md"], ["http"]),
+        (
+            ["info", "coco-panoptic-7b-640"],
+            ["classes           coco_panoptic\n", "patch size        –\n"],
+            ["class names"],
+        ),
+        (
+            ["info", "bundled"],
+            ["docs/nuclei.md", "classes           nucleus, background\n", "patch size        12\n"],
+            ["http"],
+        ),
+        (["info", "bundled", "--json"], ['"class_names": ["nucleus", "background"]', '"patch_size": 12'], []),
         (["get", "bundled"], [str(files.BUNDLED_FOLDER)], []),
     ],
 )
@@ -484,5 +584,6 @@ def test_parameters_are_those_that_the_recipes_count() -> None:
     for model in zoo.MODELS.values():
         if model.name in RECIPES and model.name != "bundled":
             assert f"Cost: {model.parameters:.0f} M parameters" in inspect.getdoc(RECIPES[model.name])
-    bundled = Segmenter.from_pretrained(device="cpu").model
-    assert zoo.MODELS["bundled"].parameters == sum(each.numel() for each in bundled.parameters()) / 1e6
+    bundled, published = Segmenter.from_pretrained(device="cpu"), zoo.MODELS["bundled"]
+    assert published.parameters == sum(each.numel() for each in bundled.model.parameters()) / 1e6
+    assert published.class_names == tuple(category.name for category in bundled.categories)

@@ -23,6 +23,7 @@ __all__ = [
     "TaskName",
     "Thresholds",
     "from_json",
+    "num_upscale_blocks",
     "to_json",
 ]
 
@@ -63,6 +64,13 @@ class ModelConfig:
     """Stochastic depth rate of the last block; earlier blocks have less, linearly."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+
+
+def num_upscale_blocks(config: ModelConfig) -> int:
+    """Count the doublings from the patch grid to the mask map (section 3.1; from 14 pixels, only one)."""
+    if config.num_upscale_blocks is not None:
+        return config.num_upscale_blocks
+    return max(1, config.patch_size.bit_length() - 3)
 
 
 @dataclass(frozen=True)
@@ -178,8 +186,8 @@ class Recipe:
     """All that a training run needs to know."""
 
     task: TaskName | None = None
-    """What is judged during training and asked of the model by default. None: as the data are: panoptic with things
-    and stuff, instance with things only, semantic with stuff only."""
+    """What is judged during training and asked of the model by default. None: as the data are: panoptic with
+    things and stuff, instance with things only, semantic with stuff only."""
     epochs: float = 12.0
     """Passes over the training split; ignored when `steps` is given."""
     steps: int | None = None

@@ -52,7 +52,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """A finding under the name of its check; `fix` says what to do, where there is something to do."""
+    """A finding under the name of its check; `fix` says what to do; where all is ok, what one may do."""
 
     name: str
     state: State

@@ -1,15 +1,15 @@
 """`eomt config`: show every setting that a training run would have, and where each comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from eomt.cli.console import print_json, printable
 from eomt.cli.options import Switch, check_names, named_first, parse, run_action
 from eomt.cli.recipes import find, flat, written
-from eomt.config import Recipe, to_json
+from eomt.config import Recipe, TaskName, num_upscale_blocks, to_json
 from eomt.errors import ConfigError
 
 __all__ = ["run"]
@@ -20,9 +20,26 @@ SHOW = "Print every setting of a run, and where its value comes from."
 DESCRIPTION = """\
 Print every setting that `eomt train` would use with the same recipe and
 options, and where it comes from: the default, the recipe, its file, or the
-command line.
+command line. None (...) says in brackets what a setting that is left open
+comes to.
 
 Example: eomt config show small --optim.lr 2e-4"""
+
+
+SETTLED: dict[str, Callable[[Recipe], object]] = {
+    "task": lambda recipe: "as the data are",
+    "steps": lambda recipe: "by the epochs",
+    "model.depth": lambda recipe: "all blocks",
+    "model.num_upscale_blocks": lambda recipe: num_upscale_blocks(recipe.model),
+    "model.norm_eps": lambda recipe: "the backbone's own",
+    "data.val": lambda recipe: f"{recipe.data.val_fraction} of {recipe.data.train}",
+    "data.micro_batch": lambda recipe: recipe.data.batch_size,
+    "data.format": lambda recipe: "recognised",
+    "augment.fit": lambda recipe: FIT.get(recipe.task, "as the task in prediction"),
+}
+"""What a setting comes to that is None."""
+FIT: dict[TaskName | None, str] = {"semantic": "cover", "instance": "contain", "panoptic": "contain"}
+"""As `tasks.TASKS` has it, which cannot be read without torch."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class ConfigArguments:
     """The data set. The same as --data.root."""
     json: Switch = False
     """Print one JSON object as the last line of standard output, with the keys recipe, settings (by dotted name,
-    each with value and origin)."""
+    each with value and origin, and with settled where a value of null comes to another)."""
     traceback: Switch = False
     """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
@@ -70,18 +87,25 @@ def show(arguments: Sequence[str]) -> int:
     before, after = flat(to_json(base)), flat(to_json(recipe))
     given = named_settings(arguments) | {setting for setting in after if after[setting] != before[setting]}
     origins |= dict.fromkeys(given & set(after), "command line")
+    settings: dict[str, dict[str, Any]] = {
+        setting: {"value": value, "origin": origins.get(setting, "default")} for setting, value in after.items()
+    }
+    for setting, rule in SETTLED.items():
+        if after[setting] is None:
+            settings[setting]["settled"] = rule(recipe)
     if options.json:
-        settings = {
-            setting: {"value": value, "origin": origins.get(setting, "default")}
-            for setting, value in after.items()
-        }
         print_json({"recipe": options.recipe, "settings": settings})
         return 0
-    rows = [(setting, written(value), origins.get(setting, "default")) for setting, value in after.items()]
+    rows = [(setting, _shown(**facts), facts["origin"]) for setting, facts in settings.items()]
     name_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     for setting, value, origin in rows:
         print(f"{setting:<{name_width}}  {value:<{value_width}}  {printable(origin)}")
     return 0
+
+
+def _shown(value: object, origin: str, settled: object = None) -> str:
+    """Write a value, and in brackets what it comes to."""
+    return written(value) if settled is None else f"{written(value)} ({printable(settled)})"
 
 
 def named_settings(arguments: Sequence[str]) -> set[str]:

@@ -11,6 +11,7 @@ from eomt.cli.console import log_lines, note, print_json, printable
 from eomt.cli.options import TASKS, ClassSource, ImageSize, ModelSource, Switch, check_image_size, parse
 from eomt.config import TaskName
 from eomt.errors import ConfigError
+from eomt.files import write_aside
 
 if TYPE_CHECKING:
     from eomt.models.eomt import EoMT
@@ -22,7 +23,8 @@ Layout = Literal["eomt", "hf", "authors"]
 
 DESCRIPTION = """\
 Read a model in any layout and write it in another:
-  eomt      ours: config.json with task, classes and thresholds, and safetensors
+  eomt      ours: config.json with task, classes and thresholds, safetensors, and
+            a model card
   hf        Hugging Face's: what transformers loads, with a model card
   authors   pytorch_model.bin as the authors' code reads it (absolute weights)
 Weights keep every bit. SRC may also be the name of a published model. A file of
@@ -97,9 +99,11 @@ def run(arguments: Sequence[str]) -> int:
 def write(model: "EoMT", info: "ModelInfo", folder: Path, layout: Layout, storage: "Storage") -> None:
     """Write a model in one of the layouts."""
     from eomt.weights import authors, checkpoint, hugging_face
+    from eomt.weights.card import card
 
     if layout == "eomt":
         checkpoint.save(model, info, folder, storage)
+        write_aside(folder / "README.md", card(info, "eomt").encode())
     elif layout == "hf":
         hugging_face.write(model.state_dict(), info, folder)
     else:

@@ -44,7 +44,7 @@ class DoctorArguments:
 
     json: Switch = False
     """Print one JSON object instead of lines: checks (each with name, state, found, fix) and ok. state is ok, warn
-    or fail; fix is null where nothing needs to be done."""
+    or fail; fix is null or what to do: needed under warn and fail, a choice under ok."""
     traceback: Switch = False
     """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
 

@@ -145,6 +145,8 @@ def _info(arguments: Sequence[str]) -> int:
     if model.parameters:
         facts["parameters"] = f"{model.parameters:.0f} million"
     facts["image_size"] = " x ".join(map(str, model.image_size))
+    names = facts.pop("class_names")
+    facts["classes"] = model.classes or ", ".join(names)
     for key, value in facts.items():
         print(f"{key.replace('_', ' '):<17} {printable(_said(value))}")
     return 0

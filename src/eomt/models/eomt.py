@@ -6,19 +6,18 @@ each query to its own mask; inference is the plain ViT. Schedules, loss and deco
 """
 
 from collections.abc import Sequence
-from math import log2
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eomt.config import ModelConfig
+from eomt.config import ModelConfig, num_upscale_blocks
 from eomt.errors import ConfigError
 from eomt.models.backbone import Backbone
 from eomt.types import QueryLogits
 
-__all__ = ["EoMT"]
+__all__ = ["EoMT", "num_upscale_blocks"]
 
 
 class EoMT(nn.Module):
@@ -111,13 +110,6 @@ class EoMT(nn.Module):
         mask = visible.new_ones(batch, 1, count, count)
         mask[:, 0, :num_queries, -num_patches:] = visible
         return mask
-
-
-def num_upscale_blocks(config: ModelConfig) -> int:
-    """Count the doublings from the patch grid to the mask map (section 3.1; from 14 pixels, only one)."""
-    if config.num_upscale_blocks is not None:
-        return config.num_upscale_blocks
-    return max(1, int(log2(config.patch_size)) - 2)
 
 
 class ScaleBlock(nn.Module):

@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from eomt.errors import EomtError, ModelError, ResourceError
 
-__all__ = ["BUNDLED", "BUNDLED_FOLDER", "cached", "fetch", "in_words", "remove", "verify"]
+__all__ = ["BUNDLED", "BUNDLED_FOLDER", "cached", "fetch", "in_words", "promised", "remove", "verify"]
 
 log = logging.getLogger("eomt")
 
@@ -28,9 +29,13 @@ BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(str(files("eomt") / BUNDLED))
 """Where the model that comes with the package lies."""
 SETTINGS_FILES = ("config.json", "preprocessor_config.json")
+WHOLE = "model.safetensors"
+"""Weights in one file, as transformers names them."""
 PICKLE = "pytorch_model.bin"
 PART = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
 """A part of weights that were cut into several files."""
+SAVED_ANEW = "transformers_version"
+"""transformers writes this key into `config.json` and we do not."""
 NETWORK_LIBRARIES = ("httpx2", "httpx", "httpcore", "requests", "urllib3")
 """What versions of huggingface_hub have used to talk; their errors share no base class."""
 
@@ -53,14 +58,14 @@ def cached(repository: str, revision: str | None = None) -> Path | None:
 
 
 def fetch(repository: str, revision: str | None = None) -> Path:
-    """Give the folder of a repository's `config.json`, `preprocessor_config.json` and weights.
+    """Give the folder of a repository's `config.json`, `preprocessor_config.json` and weights, with their index.
 
     What is in the cache is used as it is, without the network; all else is downloaded. Weights are safetensors, or
     `pytorch_model.bin` where there are none. A download that was interrupted goes on where it ended, and weights
     enter the cache only once their sha256 is right. Raises ModelError, or ResourceError for a full disk.
     """
     snapshot = cached(repository, revision)
-    if snapshot and all(_is_settled(snapshot, name) for name in SETTINGS_FILES):
+    if snapshot and all(_is_settled(snapshot, name) for name in _settings(os.listdir(snapshot))):
         return snapshot
     try:
         return _download(repository, revision)
@@ -74,8 +79,8 @@ def fetch(repository: str, revision: str | None = None) -> Path:
 def verify(source: str | Path) -> list[str]:
     """List the files of a model that are not what they were, or that cannot be checked; none is good news.
 
-    `source` is a folder, a repository in the cache, or `bundled`. The cache names files by their checksum, our
-    checkpoints name it in `config.json`. Raises ModelError where there is nothing to check.
+    `source` is a folder, a repository in the cache, or `bundled`. The cache names files by their checksum, what
+    we write names it in `config.json`. Raises ModelError where there is nothing to check.
     """
     folder = BUNDLED_FOLDER if source == BUNDLED else Path(source)
     if not folder.is_dir():
@@ -85,10 +90,24 @@ def verify(source: str | Path) -> list[str]:
         raise ModelError(
             f"model {source}: no such folder, and no weights of it are in the cache; nothing to check"
         )
-    promised = _promised(folder)
-    missing = [f"{folder / name}: missing" for name in promised if name not in names]
-    checked = (_check(folder / name, promised.get(name)) for name in names)
+    sums = promised(_config(folder))
+    missing = [f"{folder / name}: missing" for name in sums if name not in names]
+    checked = (_check(folder / name, sums.get(name)) for name in names)
     return missing + [problem for problem in checked if problem]
+
+
+def promised(config: Any) -> dict[str, str]:
+    """Give the sha256 of each file of weights of which a `config.json` states one.
+
+    Our layout states it under `weights`. In Hugging Face's we state it under `eomt`, which transformers copies
+    when it saves other weights in their place: its own key beside it tells.
+    """
+    match config:
+        case {"weights": {"file": str(file), "sha256": str(digest)}}:
+            return {file: digest}
+        case {"eomt": {"sha256": str(digest)}} if SAVED_ANEW not in config:
+            return {WHOLE: digest}
+    return {}
 
 
 def remove(repository: str) -> int:
@@ -148,6 +167,12 @@ def _weights(names: Iterable[str]) -> list[str]:
     return chosen or ([PICKLE] if PICKLE in names else [])
 
 
+def _settings(names: Iterable[str]) -> list[str]:
+    """Name the small files to have beside those given: the settings, and of parts the index."""
+    stems = {part[1] for part in map(PART.fullmatch, names) if part}
+    return [*SETTINGS_FILES, *(f"{stem}.safetensors.index.json" for stem in sorted(stems))]
+
+
 class _UnreachableError(ModelError):
     """The hub cannot be reached, or does not answer."""
 
@@ -167,10 +192,9 @@ def _download(repository: str, revision: str | None) -> Path:
                 f"model {repository}: the repository has no *.safetensors and no {PICKLE} (it has {there}); "
                 "choose another"
             )
-        _announce(
-            repository, {name: listed[name].size or 0 for name in (*SETTINGS_FILES, *weights) if name in listed}
-        )
-        for name in SETTINGS_FILES:
+        settings = _settings(weights)
+        _announce(repository, {name: listed[name].size or 0 for name in (*settings, *weights) if name in listed})
+        for name in settings:
             try:
                 hf_hub_download(repository, name, revision=revision)
             except LocalEntryNotFoundError:
@@ -322,13 +346,12 @@ def _unreachable(error: Exception, repository: str) -> str:
     )
 
 
-def _promised(folder: Path) -> dict[str, str]:
-    """Read from one of our checkpoints which file of weights has which sha256."""
+def _config(folder: Path) -> Any:
+    """Read `config.json`; None where it is absent or cannot be read, and so promises nothing."""
     try:
-        weights = json.loads((folder / "config.json").read_text(encoding="utf-8"))["weights"]
-        return {str(weights["file"]): str(weights["sha256"])}
-    except (OSError, ValueError, KeyError, TypeError):  # of another project, or without weights of ours
-        return {}
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _check(file: Path, promised: str | None) -> str | None:

@@ -32,7 +32,7 @@ class Published:
     """What is known of a model before any of its files is read."""
 
     name: str
-    """Also the name of its recipe."""
+    """Also the name of its recipe, where it has one: not the bundled model, and not what cannot be loaded."""
     task: TaskName
     dataset: str
     classes: str | None
@@ -41,8 +41,9 @@ class Published:
     """timm name; None where timm has no such model."""
     image_size: tuple[int, int]
     """Height and width of the view, in pixels."""
+    patch_size: int | None
+    """In pixels. None, as the next two, where the authors published weights but no configuration."""
     num_queries: int | None
-    """None, as the next, where the authors published weights but no configuration."""
     num_joint_blocks: int | None
     score: Score | None
     parameters: float | None
@@ -51,6 +52,8 @@ class Published:
     weights_license: str
     repository: str | None
     """Where the files are, on the Hugging Face hub; None: they come with the package."""
+    class_names: tuple[str, ...] = ()
+    """What the classes are called, where no table has them."""
     base: str | None = None
     """Repository of the weights that the authors' file holds differences from; None: the file is whole."""
     note: str = ""
@@ -133,6 +136,7 @@ def _published(row: Row, dinov3: bool) -> Published:
         classes=f"{dataset}_{task}",
         backbone=backbone if known else None,
         image_size=(side, side),
+        patch_size=16 if known else None,
         num_queries=(100 if task == "semantic" else 200) if known else None,
         num_joint_blocks=JOINT_BLOCKS.get(size),
         score=Score(METRICS[task], value, f"{ZOO}{'dinov3' if dinov3 else 'dinov2'}.md"),
@@ -156,6 +160,7 @@ def _bundled() -> Published:
         classes=None,
         backbone=config["model"]["backbone"],
         image_size=(height, width),
+        patch_size=config["model"]["patch_size"],
         num_queries=config["model"]["num_queries"],
         num_joint_blocks=config["model"]["num_joint_blocks"],
         score=None,
@@ -163,6 +168,7 @@ def _bundled() -> Published:
         code_license="MIT",
         weights_license="see NOTICE; backbone Apache-2.0",
         repository=None,
+        class_names=tuple(category["name"] for category in config["categories"]),
         note="Comes with the package; docs/nuclei.md has its scores.",
     )
 
