@@ -91,7 +91,7 @@ def edit(folder: Path, **changes: object) -> None:
     [
         (flip_a_byte, "is not what config.json promises"),
         (truncate, "is not what config.json promises"),
-        (lambda f: [p.unlink() for p in f.glob("*.safetensors")], "No such file"),
+        (lambda f: [p.unlink() for p in f.glob("*.safetensors")], "names this file, but it is not there"),
         (lambda f: (f / "config.json").unlink(), "no config.json in it"),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be used"),
         (lambda f: edit(f, format=2), "this version reads format 1"),

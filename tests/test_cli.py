@@ -75,7 +75,7 @@ def segmenter_calls(monkeypatch):
     calls: list = []
     loaded: list = []
 
-    def from_pretrained(source="bundled", device="auto", task=None, classes=None):
+    def from_pretrained(source="bundled", device="auto", task=None, classes=None, image_size=None):
         loaded.append((source, device))
         return StandInSegmenter(calls)
 

@@ -356,6 +356,12 @@ def test_a_start_from_a_trained_model_keeps_how_the_recipe_trains(shapes: Path, 
     assert max(rates) == 0.3
 
 
+def test_a_new_class_head_is_explained(shapes: Path, tmp_path: Path, caplog) -> None:
+    data = open_folder(shapes, "train")
+    loop.build(recipe(shapes), data, "bundled")
+    assert "initialised anew: it knew nucleus, background, the data have " in caplog.text
+
+
 @pytest.mark.parametrize(
     ("asked", "things", "expected"),
     [

@@ -22,6 +22,7 @@ __all__ = [
     "Recipe",
     "TaskName",
     "Thresholds",
+    "checked_thresholds",
     "from_json",
     "num_upscale_blocks",
     "to_json",
@@ -206,6 +207,17 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     thresholds: Thresholds = field(default_factory=Thresholds)
+
+
+def checked_thresholds(thresholds: Thresholds) -> Thresholds:
+    """Give the thresholds back. Raises ConfigError for one out of range."""
+    for name in ("score", "mask", "overlap"):
+        value = getattr(thresholds, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} {value}: expected a number from 0 to 1")
+    if thresholds.max_detections < 1:
+        raise ConfigError(f"max_detections {thresholds.max_detections}: expected a whole number from 1 on")
+    return thresholds
 
 
 T = TypeVar("T")

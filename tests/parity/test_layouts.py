@@ -4,6 +4,7 @@ Tolerance: logits to 1e-5 of the largest one, weights and panoptic maps equal in
 are random, of real shapes; depth is cut where that changes no kind of tensor.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +211,18 @@ def test_a_folder_that_transformers_saved_anew_is_read(tmp_path):
     theirs.config.id2label = {label: f"organ {label}" for label in range(133)}
     theirs.save_pretrained(tmp_path / "other")
     assert load(tmp_path / "other")[1].categories[5].name == "organ 5"
+
+
+def test_the_bundled_model_is_loaded_by_transformers(tmp_path):
+    """Its backbone has no registers, but a position of the class token, which is added to the token."""
+    mine, info = load("bundled")
+    hugging_face.write(mine.state_dict(), info, tmp_path)
+    theirs = EomtForUniversalSegmentation.from_pretrained(tmp_path).eval()
+    image = np.random.default_rng(0).integers(0, 256, (252, 252, 3), dtype=np.uint8)
+    pixels = EomtImageProcessor.from_pretrained(tmp_path)(images=image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = theirs(pixel_values=pixels)
+        (logits,) = mine(torch.from_numpy(image).permute(2, 0, 1)[None])
+    assert same(logits.mask_logits, expected.masks_queries_logits)
+    assert same(logits.class_logits, expected.class_queries_logits)
+    assert load(tmp_path)[1] == replace(info, model=replace(info.model, num_upscale_blocks=1))

@@ -63,9 +63,9 @@ class EvalArguments:
         tyro.conf.arg(metavar=f"{TASKS}...", help_behavior_hint="(default: all that suit model and data)"),
     ] = ()
     """What to measure: one task or more."""
-    format: Annotated[
-        str | None, tyro.conf.arg(metavar="FORMAT", help_behavior_hint="(default: recognised)")
-    ] = None
+    format: Annotated[str | None, tyro.conf.arg(metavar="FORMAT", help_behavior_hint="(default: recognised)")] = (
+        None
+    )
     """Layout of the data set's files: coco-panoptic, folder, yolo, ...; docs/data.md lists them."""
     class_map: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """YAML or JSON file that merges, renames, drops or ignores classes of the data set."""

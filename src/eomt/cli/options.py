@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from textwrap import indent
@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from eomt.config import Thresholds
+from eomt.config import Thresholds, checked_thresholds
 from eomt.errors import ConfigError
 
 __all__ = [
@@ -181,16 +181,9 @@ def override_thresholds(
     max_detections: int | None = None,
 ) -> Thresholds:
     """Replace a model's thresholds by those that were given. Raises ConfigError for one out of range."""
-    for name, value in {"score": score, "mask": mask, "overlap": overlap}.items():
-        if value is not None and not 0 <= value <= 1:
-            raise ConfigError(f"--{name} {value}: expected a number from 0 to 1")
-    if max_detections is not None and max_detections < 1:
-        raise ConfigError(f"--max-detections {max_detections}: expected a whole number from 1 on")
-    return Thresholds(
-        thresholds.score if score is None else score,
-        thresholds.mask if mask is None else mask,
-        thresholds.overlap if overlap is None else overlap,
-        thresholds.max_detections if max_detections is None else max_detections,
+    given = {"score": score, "mask": mask, "overlap": overlap, "max_detections": max_detections}
+    return checked_thresholds(
+        replace(thresholds, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     )
 
 

@@ -179,7 +179,11 @@ def _predict_all(options: PredictArguments, files: list[Path], failures: list[Fa
 
     with log_lines():
         segmenter = Segmenter.from_pretrained(
-            options.model, options.device, task=options.task, classes=options.classes
+            options.model,
+            options.device,
+            task=options.task,
+            classes=options.classes,
+            image_size=options.image_size,  # files of the authors' with DINOv3 do not tell it
         )
     thresholds = override_thresholds(
         segmenter.thresholds, options.score, options.mask, options.overlap, options.max_detections

@@ -40,8 +40,9 @@ class TrainArguments:
     data: Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(required)")] = None
     """The data set: a folder or a zip (read as it is, not unpacked). The same as --data.root."""
     init_from: Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = None
-    """Start from a trained model (the folder of a run or of a saved model, or `bundled`) instead of the backbone's
-    weights."""
+    """Start from a trained model instead of the backbone's weights: the folder of a run or of a model, a file of
+    weights, a published name (eomt models ls), OWNER/NAME of a repository, or `bundled`. Its architecture replaces
+    the recipe's; view, patches and how it is trained stay the recipe's."""
     json: Switch = False
     """Print one JSON object as the last line of standard output, with the keys out, metrics."""
     traceback: Switch = False

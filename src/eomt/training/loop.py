@@ -20,7 +20,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from eomt.categories import Category
-from eomt.config import DataConfig, Recipe, TaskName, to_json
+from eomt.config import DataConfig, Recipe, TaskName, checked_thresholds, to_json
 from eomt.data.detect import changed, find_format
 from eomt.data.loader import cut_validation, steps_per_epoch, train_loader
 from eomt.devices import choose_device, choose_precision
@@ -106,7 +106,10 @@ def train(
         Track(open_run(folder, recipe), progress.steps) as track,
     ):
         if init_from is not None:
-            log.info("starting from %s; its backbone, queries and joint blocks replace the recipe's", init_from)
+            log.info(
+                "starting from %s: its backbone, queries and joint blocks; view and patches are the recipe's",
+                init_from,
+            )
         precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
         announce(recipe, info, segmenter, train_data, val_data, progress, precision)
         try:
@@ -244,6 +247,7 @@ def check(recipe: Recipe, folder: Path) -> None:
         raise ConfigError(f"evaluate_every {recipe.evaluate_every}: more than 0 epochs")
     if not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
         raise ConfigError(f"augment.scale {recipe.augment.scale}: two factors above 0, the smaller one first")
+    checked_thresholds(recipe.thresholds)
     if recipe.loss.num_points < 1:
         raise ConfigError(f"loss.num_points {recipe.loss.num_points}: at least 1")
     if recipe.optim.masked_attention == "never" and recipe.model.masked_inference:
@@ -273,7 +277,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def settled(recipe: Recipe, info: ModelInfo) -> Recipe:
-    """Put into the recipe what was settled since it was given: the task, its fit, and the model that is trained."""
+    """Put into the recipe what was settled since it was given: the task, its fit, and the model."""
     assert info.task is not None  # build chose it
     fit = recipe.augment.fit or TASKS[info.task].fit
     return replace(recipe, task=info.task, model=info.model, augment=replace(recipe.augment, fit=fit))
@@ -315,12 +319,12 @@ def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | 
 
 
 def choose_task(asked: TaskName | None, categories: tuple[Category, ...]) -> TaskName:
-    """Give the task that is asked for, or the one that the data are made for. Raises ConfigError where they are not."""
+    """Give the task that is asked for, or the one that the data are made for. Raises ConfigError for neither."""
     kinds = {category.is_thing for category in categories}
     if asked == "instance" and True not in kinds:
         raise ConfigError(
-            "task instance, but all classes of the data are stuff: mark those that are countable as things (is_thing "
-            "in categories.json, or things: [...] in a class map), or train --task semantic"
+            "task instance, but all classes of the data are stuff: mark those that are countable as things ("
+            "is_thing in categories.json, or things: [...] in a class map), or train --task semantic"
         )
     if asked is not None:
         return asked
@@ -352,13 +356,19 @@ def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[
     if known == wanted:
         return trained, info
     log.info(
-        "the class head of %s is initialised anew: it knew %d classes, other ones than the %d of the data",
+        "the class head of %s is initialised anew: it knew %s, the data have %s",
         init_from,
-        len(known),
-        len(wanted),
+        _named(known)
+        or f"{trained.class_head.out_features - 1} classes without names (eomt convert --classes tells them)",
+        _named(wanted),
     )
     trained.reset_classes(len(data.categories))
     return trained, info
+
+
+def _named(classes: list[tuple[str, bool]]) -> str:
+    names = [name for name, _ in classes]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def masking_mismatch(recipe: Recipe) -> str | None:

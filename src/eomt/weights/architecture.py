@@ -66,8 +66,9 @@ def recognise(
 ) -> ModelConfig:
     """Give the architecture that a state under our names belongs to.
 
-    The view is the one that the table of positions was made for; `image_size` says it where there is no table, or
-    no square one. Raises ModelError where a part is missing or no known backbone has these shapes.
+    The view is the one that the table of positions was made for, a square if it can be one; `image_size` says it
+    where there is no table, or no square one. Raises ModelError where a part is missing or no known backbone has
+    these shapes.
     """
     try:
         shape = _shape(state)
@@ -80,7 +81,7 @@ def recognise(
     if not names or shape.depth > BACKBONES[names[0]].depth:
         raise ModelError(
             f"model {where}: no known backbone is {shape.width} wide with {shape.depth} blocks, {shape.registers} "
-            f"registers and MLPs of {shape.hidden}; known are {', '.join(BACKBONES)}"
+            f"registers and MLPs of {shape.hidden}; known are DINOv2 and DINOv3, 384 to 1536 wide"
         )
     return ModelConfig(
         backbone=names[0],
@@ -141,19 +142,19 @@ def _view(state: State, patch: int, image_size: tuple[int, int] | None, where: o
         # DINOv2 without registers has an entry for the class token, too.
         count = positions.shape[-2] - (f"{VIT}.reg_token" not in state)
         side = isqrt(count)
-        if image_size is not None and (image_size[0] // patch) * (image_size[1] // patch) == count:
-            return image_size
         if side * side == count:
             return side * patch, side * patch
-    if image_size is not None:
+        if image_size is not None and (image_size[0] // patch) * (image_size[1] // patch) == count:
+            return image_size
+    elif image_size is not None:
         return image_size
-    if positions is None:
+    else:
         raise ModelError(
             f"model {where}: its weights do not tell the size of its view (DINOv3 has no table of positions); say "
             f"it: --image-size 640 640 (image_size=) is that of most published ones; eomt convert {where} DIR "
             "--image-size SIDE SIDE --task TASK --classes CLASSES writes it down with what else is open"
         )
     raise ModelError(
-        f"model {where}: {positions.shape[-2]} positions are no square; say the size of its "
-        f"view: eomt convert {where} DIR --image-size HEIGHT WIDTH (image_size=)"
+        f"model {where}: {positions.shape[-2]} positions are no square; say the size of the view that they were "
+        "made for: --image-size HEIGHT WIDTH (image_size=)"
     )

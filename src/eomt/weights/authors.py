@@ -22,12 +22,20 @@ from eomt.config import ModelConfig
 from eomt.errors import ConfigError, ModelError
 from eomt.files import write_aside
 from eomt.models.backbone import Backbone, pixel_statistics
-from eomt.weights.architecture import KNOWN_CLASSES, annealing, class_weights, is_masked, num_classes, recognise
+from eomt.weights.architecture import (
+    BACKBONES,
+    KNOWN_CLASSES,
+    annealing,
+    class_weights,
+    is_masked,
+    num_classes,
+    recognise,
+)
 from eomt.weights.checkpoint import ModelInfo
 from eomt.weights.names import AUTHORS, AUTHORS_DINOV3, DINOV3, VIT, State, from_ours, to_ours, with_biases
 from eomt.weights.tensors import read_tensors
 
-__all__ = ["Kind", "read", "tell_kind", "write"]
+__all__ = ["BaseNeededError", "Kind", "read", "tell_kind", "write"]
 
 log = logging.getLogger("eomt")
 
@@ -37,6 +45,10 @@ JOINT_BLOCKS = {384: 3, 768: 3, 1024: 4, 1280: 4, 1536: 5}
 """Of the published models, by width; a file without the annealing buffer does not say."""
 NORM_OF_DELTA, MEAN_OF_DELTA = 0.1, 0.01
 """The weights of a trained backbone's norms are of the order of one; pixels' means are 0.4 to 0.5 (of 1)."""
+
+
+class BaseNeededError(ModelError):
+    """A file holds differences from weights that are not at hand."""
 
 
 def read(
@@ -49,20 +61,25 @@ def read(
     """
     theirs = {name.replace("._orig_mod", ""): value for name, value in read_tensors(path).items()}
     if not any(name.startswith("network.") for name in theirs):
-        raise ModelError(f"model {path}: no weights of EoMT under the authors' names (network....)")
+        raise ModelError(
+            f"model {path}: no weights of EoMT under the authors' names (network.*); ours and Hugging "
+            "Face's lie beside their config.json"
+        )
     dinov3 = any(name.endswith(".layer_scale1.lambda1") for name in theirs)
     state = to_ours(theirs, AUTHORS_DINOV3 if dinov3 else AUTHORS)
-    state = {name: value.float() for name, value in state.items()}
     probabilities = theirs.get("network.attn_mask_probs")
     model = recognise(state, path, _joint_blocks(state, probabilities, path), image_size)
-    model = replace(model, masked_inference=is_masked(probabilities, path))
-    if dinov3:
-        own = None if base is None else read_base(base, model)
-        state = make_absolute(state, own, kind, theirs.get(MEAN), path)
-    elif kind == "delta":
+    state = {name: value.float() for name, value in state.items()}
+    if kind == "delta" and not dinov3:
         raise ConfigError(f"model {path}: not a DINOv3 model, so it cannot be a delta")
-    if MEAN in theirs and STD in theirs and not (dinov3 and theirs[MEAN].abs().max() < MEAN_OF_DELTA):
-        _check_pixels(theirs[MEAN], theirs[STD], model, path)
+    own = read_base(base, model) if dinov3 and base is not None else None
+    found = settle_kind(state, own, kind, theirs.get(MEAN), path) if dinov3 else "absolute"
+    if found == "delta":  # its buffers are differences too; all published models are annealed
+        state = add_base(state, own, path)
+    else:
+        model = replace(model, masked_inference=is_masked(probabilities, path))
+        if MEAN in theirs and STD in theirs:
+            _check_pixels(theirs[MEAN], theirs[STD], model, path)
     table, task = KNOWN_CLASSES.get(num_classes(state), (None, None))
     if table is not None:
         log.info("%s: %d classes, taken for those of %s", path, num_classes(state), table)
@@ -93,9 +110,17 @@ def write(state: State, info: ModelInfo, path: Path) -> None:
 
     Raises ConfigError for a backbone that their code does not have.
     """
-    dinov3 = "dinov3" in info.model.backbone
-    if not dinov3 and f"{VIT}.pos_embed" not in state:
-        raise ConfigError(f"the authors' code has no backbone {info.model.backbone}")
+    name = info.model.backbone.partition(".")[0]
+    dinov3 = "dinov3" in name
+    if not {name, f"{name}_qkvb"} & BACKBONES.keys():
+        raise ConfigError(f"the authors' layout is known for {', '.join(BACKBONES)} only, not for {name}")
+    if not dinov3 and info.model.image_size[0] != info.model.image_size[1]:
+        raise ConfigError(
+            "a file of the authors' does not tell its view, which is taken for a square: give --image-size SIDE "
+            "SIDE, to which positions are resampled"
+        )
+    if info.model.depth is not None:
+        log.warning("the authors' code builds all blocks of %s, and cannot load these %d", name, info.model.depth)
     if info.model.norm_eps is not None:
         raise ConfigError(
             f"the authors' code has no place for the epsilon of the layer norms, here {info.model.norm_eps}"
@@ -117,8 +142,10 @@ def write(state: State, info: ModelInfo, path: Path) -> None:
     write_aside(path, content.getvalue())
 
 
-def make_absolute(state: State, base: State | None, kind: Kind, pixel_mean: Tensor | None, path: Path) -> State:
-    """Add DINOv3's own weights to a delta. Raises ModelError where it is unclear what the weights are."""
+def settle_kind(
+    state: State, base: State | None, kind: Kind, pixel_mean: Tensor | None, path: Path
+) -> Literal["delta", "absolute"]:
+    """Settle whether weights are absolute or differences. Raises ModelError where it is unclear."""
     found = kind if kind != "auto" else tell_kind(state, base, pixel_mean)
     if found is None:
         raise ModelError(
@@ -126,11 +153,16 @@ def make_absolute(state: State, base: State | None, kind: Kind, pixel_mean: Tens
             f"say it: eomt convert {path} DIR --kind absolute (a model that you trained), or --kind delta --base "
             "PATH (a released one)"
         )
-    if found == "absolute":
-        log.info("%s: absolute weights", path)
-        return state
+    log.info(
+        "%s: %s", path, "absolute weights" if found == "absolute" else "differences from DINOv3's own weights"
+    )
+    return found
+
+
+def add_base(state: State, base: State | None, path: Path) -> State:
+    """Add DINOv3's own weights to the backbone of a delta. Raises ModelError where they are not those."""
     if base is None:
-        raise ModelError(
+        raise BaseNeededError(
             f"model {path}: its weights are differences from DINOv3's own, which are needed too: eomt convert "
             f"{path} DIR --base PATH (base=) with a folder or safetensors file of facebook/dinov3-... (accept its "
             "licence on huggingface.co first), or --base auto to fetch timm's copy"
@@ -140,7 +172,6 @@ def make_absolute(state: State, base: State | None, kind: Kind, pixel_mean: Tens
         raise ModelError(
             f"model {path}: --base is another backbone: {', '.join(strange[:5])} are not in it, or of other shapes"
         )
-    log.info("%s: differences from DINOv3's own weights, which are added", path)
     return {name: value + base[name] if name.startswith(VIT) else value for name, value in state.items()}
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from eomt.categories import Category
-from eomt.config import ModelConfig, TaskName, Thresholds, from_json, to_json
+from eomt.config import ModelConfig, TaskName, Thresholds, checked_thresholds, from_json, to_json
 from eomt.errors import ConfigError, ModelError
 from eomt.files import write_aside
 from eomt.models.blank import Blank
@@ -92,7 +92,11 @@ def read(source: str | Path) -> tuple[ModelInfo, State]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         info, file, digest = _parse(config)
         weights = (folder / file).read_bytes()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise ModelError(f"model {folder}: config.json lacks {error}") from error
+    except FileNotFoundError as error:
+        raise ModelError(f"model {error.filename}: config.json names this file, but it is not there") from error
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"model {folder}: config.json cannot be used ({error})") from error
     if hashlib.sha256(weights).hexdigest() != digest:
         raise ModelError(
@@ -192,7 +196,7 @@ def info_from_json(config: Any) -> ModelInfo:
         config["task"],
         categories,
         from_json(ModelConfig, config["model"], "model"),
-        from_json(Thresholds, config["thresholds"], "thresholds"),
+        checked_thresholds(from_json(Thresholds, config["thresholds"], "thresholds")),
     )
 
 

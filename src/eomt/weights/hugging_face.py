@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import save as save_safetensors
 
 from eomt.categories import Category, class_table, distinct_color
@@ -31,7 +32,7 @@ from eomt.weights.architecture import (
 )
 from eomt.weights.card import card
 from eomt.weights.checkpoint import ModelInfo, info_from_json, info_to_json
-from eomt.weights.names import HUGGING_FACE, HUGGING_FACE_DINOV3, State, from_ours, to_ours
+from eomt.weights.names import HUGGING_FACE, HUGGING_FACE_DINOV3, VIT, State, from_ours, to_ours
 from eomt.weights.tensors import read_tensors
 
 __all__ = ["MODEL_TYPES", "read", "write"]
@@ -50,7 +51,7 @@ SAVED_ANEW = "transformers_version"
 """transformers writes this key and we do not: where it is, ours may be older than the weights beside it."""
 
 
-def read(folder: Path, image_size: tuple[int, int] | None = None) -> tuple[ModelInfo, State]:
+def read(folder: Path) -> tuple[ModelInfo, State]:
     """Read a folder with `config.json`, weights and (if it is there) `preprocessor_config.json`.
 
     Raises ModelError for a file that cannot be used, or a setting that the model here does not have.
@@ -60,17 +61,19 @@ def read(folder: Path, image_size: tuple[int, int] | None = None) -> tuple[Model
     _check_sum(folder, config)
     layout = MODEL_TYPES[config["model_type"]]
     _refuse_other_kinds(config, folder)
-    state = {name: value.float() for name, value in to_ours(theirs, layout).items()}
-    model = recognise(state, folder, int(config["num_blocks"]), image_size or _view(config))
+    state = _with_position_of_class_token(to_ours(theirs, layout))
+    model = recognise(state, folder, int(config["num_blocks"]), _view(config))
+    _check_sizes(config, model, state, folder)
     eps = float(config["layer_norm_eps"])
-    processor = _read_json(folder / "preprocessor_config.json", optional=True)
     model = replace(
         model,
         norm_eps=None if eps == NORM_EPS[config["model_type"]] else eps,
         masked_inference=is_masked(theirs.get("attn_mask_probs"), folder),
     )
-    _check_pixels(processor, model, folder)
-    return _info(config, processor, model, num_classes(state), folder), state
+    processor = _read_json(folder / "preprocessor_config.json", optional=True)
+    info = _info(config, processor, model, num_classes(state), folder)
+    _check_pixels(processor, info.model, folder)
+    return info, {name: value.float() for name, value in state.items()}
 
 
 def write(state: State, info: ModelInfo, folder: Path) -> None:
@@ -80,7 +83,7 @@ def write(state: State, info: ModelInfo, folder: Path) -> None:
     """
     config = their_config(info, num_classes(state))
     layout = MODEL_TYPES[config["model_type"]]
-    theirs = from_ours(state, layout)
+    theirs = from_ours(_without_position_of_class_token(state), layout)
     theirs |= {"attn_mask_probs": annealing(info.model), "criterion.empty_weight": class_weights(state)}
     weights = save_safetensors(theirs, metadata={"format": "pt"})
     config[OURS] = {**config.get(OURS, {}), "sha256": hashlib.sha256(weights).hexdigest()}
@@ -98,11 +101,6 @@ def their_config(info: ModelInfo, classes: int) -> dict[str, Any]:
     shape = BACKBONES.get(name) or BACKBONES.get(name + "_qkvb")
     if shape is None:
         raise ConfigError(f"Hugging Face's EoMT has no backbone {model.backbone}; it has {', '.join(BACKBONES)}")
-    if not shape.registers:
-        raise ConfigError(
-            f"Hugging Face's EoMT has no position for the class token, which {model.backbone} has: a backbone "
-            "without registers cannot be written so"
-        )
     if shape.dinov3 and shape.gated:
         raise ConfigError(
             f"Hugging Face's EoMT gives the heads the activation of the backbone's MLP, and so cannot hold "
@@ -212,7 +210,7 @@ def _refuse_other_kinds(config: dict[str, Any], folder: Path) -> None:
         "hidden_act": (config.get("hidden_act", "gelu"), "gelu"),
         "use_gated_mlp": (config.get("use_gated_mlp", False), False),  # its activation would be the heads' too
         "num_channels": (config.get("num_channels", 3), 3),
-        "num_attention_heads": (config["num_attention_heads"] * 64, config["hidden_size"]),
+        "width of a head": (config["hidden_size"] // config["num_attention_heads"], 64),
         "rope_theta": (float(rope.get("rope_theta", config.get("rope_theta", 100.0))), 100.0),
         "key_bias": (config.get("key_bias", False), False),
     }
@@ -220,6 +218,43 @@ def _refuse_other_kinds(config: dict[str, Any], folder: Path) -> None:
         if found != known:
             raise ModelError(
                 f"model {folder}: config.json has another {name} ({found}) than the one known ({known})"
+            )
+
+
+def _without_position_of_class_token(state: State) -> State:
+    """Add the class token's position to the token: DINOv2 without registers has one, they have no place for it."""
+    table, token, registers = f"{VIT}.pos_embed", f"{VIT}.cls_token", f"{VIT}.reg_token"
+    if registers in state or table not in state:
+        return state
+    none = state[token].new_zeros(1, 0, state[token].shape[-1])
+    return {**state, token: state[token] + state[table][:, :1], table: state[table][:, 1:], registers: none}
+
+
+def _with_position_of_class_token(state: State) -> State:
+    """Give the class token of a model without registers a position, zero, as timm's has one."""
+    table, registers = f"{VIT}.pos_embed", f"{VIT}.reg_token"
+    if table not in state or registers not in state or state[registers].shape[-2] > 0:
+        return state
+    position = state[table].new_zeros(1, 1, state[table].shape[-1])
+    kept = {name: value for name, value in state.items() if name != registers}
+    return kept | {table: torch.cat([position, state[table]], dim=1)}
+
+
+def _check_sizes(config: dict[str, Any], model: ModelConfig, state: State, folder: Path) -> None:
+    """Refuse a configuration that was not written for these weights."""
+    registers = state.get(f"{VIT}.reg_token")
+    sizes = {
+        "hidden_size": state["queries.weight"].shape[-1],
+        "num_hidden_layers": model.depth or BACKBONES[model.backbone].depth,
+        "num_register_tokens": 0 if registers is None else registers.shape[-2],
+        "num_queries": model.num_queries,
+        "patch_size": model.patch_size,
+    }
+    for name, found in sizes.items():
+        if config.get(name, found) != found:
+            raise ModelError(
+                f"model {folder}: config.json says {name} {config[name]!r}, its weights {found}; one of the files "
+                "is of another model"
             )
 
 
@@ -245,12 +280,17 @@ def _info(
     config: dict[str, Any], processor: dict[str, Any], model: ModelConfig, classes: int, folder: Path
 ) -> ModelInfo:
     """Say what the model is for: as was written under our key, or as far as it can be inferred."""
-    names = [str(config.get("id2label", {}).get(str(label), f"LABEL_{label}")) for label in range(classes)]
+    told_names = config.get("id2label") or {}
+    names = [str(told_names.get(str(label), f"LABEL_{label}")) for label in range(classes)]
+    if len(told_names) not in (0, classes):
+        log.warning("%s: config.json names %d classes, its weights have %d", folder, len(told_names), classes)
     written = config.get(OURS)
     if isinstance(written, dict) and [c["name"] for c in written.get("categories", ())] == names:
-        told = info_from_json(written)  # but where somebody fine-tuned it to other classes since
+        told = _written(written, folder)  # but where somebody fine-tuned it to other classes since
         training = {name: getattr(told.model, name) for name in TRAINING_ONLY}
-        return replace(told, model=replace(model, **training))
+        return replace(
+            told, model=replace(model, backbone=_tagged(told.model.backbone, model.backbone), **training)
+        )
     table, task = KNOWN_CLASSES.get(classes, (None, None))
     known = () if table is None else class_table(table)
     generic = all(name == f"LABEL_{label}" for label, name in enumerate(names))
@@ -260,6 +300,22 @@ def _info(
     elif generic:
         log.info("%s: %d classes without names, taken for those of %s", folder, classes, table)
     return ModelInfo("semantic" if processor.get("do_split_image") else task, known, model)
+
+
+def _written(values: dict[str, Any], folder: Path) -> ModelInfo:
+    try:
+        return info_from_json(values)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"model {folder}: what config.json says under {OURS} cannot be used ({error!r}); a newer version may "
+            "have written it"
+        ) from error
+
+
+def _tagged(told: str, recognised: str) -> str:
+    """Give the recognised backbone the tag of the one told, if it is the same one: pixels may depend on it."""
+    name, dot, tag = told.partition(".")
+    return f"{recognised}{dot}{tag}" if recognised in (name, name + "_qkvb") else recognised
 
 
 def _as_things(names: list[str], folder: Path) -> tuple[Category, ...]:

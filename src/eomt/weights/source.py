@@ -4,6 +4,7 @@ Finds out what is there and hands it to its reader; what the source leaves open,
 """
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from eomt.weights.tensors import WEIGHTS_SUFFIXES, first_line
 from eomt.weights.zoo import Published
 
 __all__ = ["Classes", "Told", "load", "read"]
+
+log = logging.getLogger("eomt")
 
 Classes = str | Path | Sequence[Category]
 """Name of a class table, a categories.json or classes.txt, or the categories themselves."""
@@ -61,26 +64,25 @@ def load(source: str | Path, told: Told | None = None) -> tuple[EoMT, ModelInfo]
 
 def read(source: str | Path, told: Told) -> tuple[ModelInfo, State]:
     """Read a model's weights under our names, resampled to the view and the patches told, and what it is."""
-    published = None if source == BUNDLED or Path(source).exists() else zoo.find(str(source))
-    if published is not None:
-        told = _with_published(told, published)
-    place = _place(source, published)
     try:
-        info, state = _read_place(place, told)
-        info, state = _resampled(info, state, told)
-        known = num_classes(state)
+        published = None if source == BUNDLED or Path(source).exists() else zoo.find(str(source))
+        if published is not None:
+            told = _with_published(told, published)
+        info, state = _resampled(*_read_place(_place(source, published), told), told)
+        info = replace(info, task=told.task or info.task)
+        return _with_classes(info, told.classes, num_classes(state), source), state
+    except authors.BaseNeededError as error:
+        if published is None:
+            raise
+        raise ModelError(_base_needed(published)) from error
     except EomtError:
         raise
     # Files come from anywhere, and each value in them may be of any kind: this is where all of it is caught.
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"model {place}: its files cannot be used ({type(error).__name__}: {first_line(error)}); they are "
+            f"model {source}: it cannot be read ({type(error).__name__}: {first_line(error)}); its files are "
             "damaged, or not of a layout known here"
         ) from error
-    categories = info.categories if told.classes is None else _categories(told.classes)
-    if categories and len(categories) != known:
-        raise ConfigError(f"model {source} knows {known} classes, but --classes (classes=) has {len(categories)}")
-    return replace(info, task=told.task or info.task, categories=categories), state
 
 
 def _resampled(info: ModelInfo, state: State, told: Told) -> tuple[ModelInfo, State]:
@@ -102,9 +104,9 @@ def _resampled(info: ModelInfo, state: State, told: Told) -> tuple[ModelInfo, St
 def _place(source: str | Path, published: Published | None) -> Path:
     """Give the folder or the file that a source means, fetched where it is remote."""
     if published is not None:
-        if published.repository is None or not published.loadable:
-            raise ModelError(f"model {published.name}: it cannot be loaded here; {published.note}")
-        return hub.fetch(published.repository)
+        if not published.loadable:
+            raise ModelError(f"model {published.name}: {published.note}")
+        return hub.BUNDLED_FOLDER if published.repository is None else hub.fetch(published.repository)
     path = Path(source)
     if source == BUNDLED:
         return checkpoint.find(source)
@@ -132,7 +134,7 @@ def _read_place(place: Path, told: Told) -> tuple[ModelInfo, State]:
         if kind is None:
             return checkpoint.read(place)
         if kind in hugging_face.MODEL_TYPES:
-            return hugging_face.read(place, told.image_size)
+            return hugging_face.read(place)
         known = " and ".join(hugging_face.MODEL_TYPES)
         raise ModelError(f"model {place}: config.json says model_type {kind}; known are {known}")
     files = sorted(path for path in place.iterdir() if path.suffix in WEIGHTS_SUFFIXES)
@@ -161,22 +163,36 @@ def _categories(classes: Classes) -> tuple[Category, ...]:
     return class_table(classes)
 
 
+def _with_classes(info: ModelInfo, classes: Classes | None, known: int, source: str | Path) -> ModelInfo:
+    """Give a model the classes that the caller says, if any. Raises ConfigError for another number of them."""
+    if classes is None:
+        return info
+    categories = _categories(classes)
+    if len(categories) != known:
+        raise ConfigError(f"model {source} knows {known} classes, but --classes (classes=) has {len(categories)}")
+    if info.task != "semantic" and not any(category.is_thing for category in categories):
+        log.warning(
+            "all classes of %s are stuff, of which objects are not told apart; a categories.json tells things",
+            classes if isinstance(classes, str | Path) else "classes=",
+        )
+    return replace(info, categories=categories)
+
+
 def _with_published(told: Told, published: Published) -> Told:
     """Fill in what is known of a published model, where the caller says nothing else."""
-    base = told.base
-    if base is None and published.base is not None:
-        cached = hub.cached(published.base)
-        if cached is None:
-            raise ModelError(
-                f"model {published.name}: its file holds differences from {published.base}, which is not in the "
-                f"cache. Either accept the licence on huggingface.co/{published.base} and run eomt models get "
-                f"{published.base}; or fetch timm's copy by eomt convert {published.name} DIR --base auto"
-            )
-        base = str(cached)
+    base = None if published.base is None else hub.cached(published.base)
     return replace(
         told,
         task=told.task or published.task,
         classes=told.classes or published.classes,
         image_size=told.image_size or published.image_size,
-        base=base,
+        base=told.base if told.base is not None or base is None else str(base),
+    )
+
+
+def _base_needed(published: Published) -> str:
+    return (
+        f"model {published.name}: its file holds differences from {published.base}, which is not in the cache. "
+        f"Either accept the licence on huggingface.co/{published.base} and run eomt models get {published.base}; "
+        f"or fetch timm's copy by eomt convert {published.name} DIR --base auto"
     )
