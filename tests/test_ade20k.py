@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from eomt.categories import class_table
-from eomt.data.ade20k import FORMATS
 from eomt.data.archive import Archive
 from eomt.data.reader import Split
+from eomt.data.readers.ade20k import FORMATS
 from eomt.errors import DataError
 from layouts import ade20k as layout
 from scenes import STUFF, THINGS, assert_read

@@ -11,7 +11,7 @@ from PIL import Image
 
 from eomt.categories import class_table
 from eomt.data.archive import Archive
-from eomt.data.cityscapes import FORMAT
+from eomt.data.readers.cityscapes import FORMAT
 from eomt.errors import DataError
 from layouts import cityscapes as layout
 from scenes import STUFF, THINGS, assert_read

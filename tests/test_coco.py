@@ -14,8 +14,8 @@ from PIL import Image
 from pycocotools import mask as reference
 
 from eomt.data.archive import Archive
-from eomt.data.coco import FORMAT
 from eomt.data.reader import Split
+from eomt.data.readers.coco import FORMAT
 from eomt.errors import DataError
 from layouts import coco
 from scenes import SCENES, SIZE, THINGS, assert_read, of

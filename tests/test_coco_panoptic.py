@@ -13,7 +13,7 @@ from PIL import Image
 
 from eomt.categories import class_table
 from eomt.data.archive import Archive
-from eomt.data.coco_panoptic import FORMAT
+from eomt.data.readers.coco_panoptic import FORMAT
 from eomt.errors import DataError
 from layouts import coco, coco_panoptic
 from scenes import SIZE, assert_read

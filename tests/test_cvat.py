@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from eomt.data.archive import Archive
-from eomt.data.cvat import FORMATS
 from eomt.data.reader import Format, Split
+from eomt.data.readers.cvat import FORMATS
 from eomt.errors import DataError
 from layouts import cvat
 from layouts.cvat import (

@@ -14,8 +14,8 @@ from PIL import Image
 
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
-from eomt.data.folder import FORMAT, open_folder, splits
 from eomt.data.reader import Split
+from eomt.data.readers.folder import FORMAT, open_folder, splits
 from eomt.errors import DataError
 from eomt.masks import IdMap
 from layouts import folder as layout

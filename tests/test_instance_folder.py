@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eomt.data.archive import Archive
-from eomt.data.instance_folder import FORMAT
+from eomt.data.readers.instance_folder import FORMAT
 from eomt.errors import DataError
 from layouts import instance_folder as layout
 from layouts.folder import save

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from eomt.data.archive import Archive
-from eomt.data.label_studio import FORMAT
 from eomt.data.reader import Split
+from eomt.data.readers.label_studio import FORMAT
 from eomt.errors import DataError
 from layouts import label_studio
 from layouts.label_studio import annotation, brush_region, packed, png, polygon_region, region, task

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from eomt.data.archive import Archive
-from eomt.data.labelme import FORMAT
 from eomt.data.reader import Split
+from eomt.data.readers.labelme import FORMAT
 from eomt.errors import DataError
 from layouts import labelme
 from layouts.labelme import base64_png, file, mask_shape, png, shape

@@ -12,7 +12,7 @@ from timm.layers import DropPath
 
 from conftest import TOY
 from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe, from_json
-from eomt.data.folder import open_folder
+from eomt.data.readers.folder import open_folder
 from eomt.errors import ConfigError, DataError, NonFiniteError
 from eomt.evaluation.evaluate import evaluate
 from eomt.inference.segmenter import Segmenter

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from eomt.data.archive import Archive
-from eomt.data.saved_dataset import FORMAT
+from eomt.data.readers.saved_dataset import FORMAT
 from eomt.errors import DataError
 from eomt.masks import encode_rle
 from layouts.folder import NAMES

@@ -12,7 +12,7 @@ from PIL import Image
 from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.reader import Split
-from eomt.data.voc import FORMAT
+from eomt.data.readers.voc import FORMAT
 from eomt.errors import DataError
 from eomt.types import Sample, Segments
 from layouts import voc as layout

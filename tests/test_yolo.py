@@ -10,7 +10,7 @@ from PIL import Image
 
 from eomt.data.archive import Archive
 from eomt.data.reader import Split
-from eomt.data.yolo import FORMAT
+from eomt.data.readers.yolo import FORMAT
 from eomt.errors import DataError
 from layouts import yolo as layout
 from scenes import THINGS, assert_read

@@ -52,7 +52,7 @@ __all__ = [
 
 
 def large() -> Recipe:
-    """EoMT-L with DINOv2, view of 640 pixels, 12 epochs, batch 16: the settings of the paper's COCO panoptic run."""
+    """EoMT-L with DINOv2, view of 640 pixels, 12 epochs, batch 16: as the paper trained on COCO panoptic."""
     return Recipe(
         epochs=12.0,
         model=ModelConfig(
@@ -111,6 +111,10 @@ def _changed(recipe: Recipe, **changes: Any) -> Recipe:
 
 def _coco_panoptic(recipe: Recipe) -> Recipe:
     return _changed(recipe, task="panoptic", data={"format": "coco-panoptic"})
+
+
+def _ade20k_panoptic(recipe: Recipe) -> Recipe:
+    return _changed(recipe, epochs=31.0, augment={"color": True}, data={"format": "ade20k-panoptic"})
 
 
 def _dinov3(recipe: Recipe) -> Recipe:
@@ -254,7 +258,7 @@ def ade20k_panoptic_large_640() -> Recipe:
     eomt train ade20k_panoptic_large_640 --data ade20k \
         --init-from runs/coco_panoptic_large_640 --out runs/ade20k_panoptic_large_640
     """
-    return _changed(coco_panoptic_large_640(), epochs=31.0, augment={"color": True}, data={"format": "ade20k-panoptic"})
+    return _ade20k_panoptic(coco_panoptic_large_640())
 
 
 def ade20k_panoptic_large_1280() -> Recipe:
@@ -278,7 +282,7 @@ def ade20k_panoptic_giant_640() -> Recipe:
     eomt train ade20k_panoptic_giant_640 --data ade20k \
         --init-from runs/coco_panoptic_giant_640 --out runs/ade20k_panoptic_giant_640
     """
-    return _changed(coco_panoptic_giant_640(), epochs=31.0, augment={"color": True}, data={"format": "ade20k-panoptic"})
+    return _ade20k_panoptic(coco_panoptic_giant_640())
 
 
 def ade20k_panoptic_giant_1280() -> Recipe:

@@ -52,8 +52,8 @@ class Segments:
     """The segments that annotators drew on one image, encoded. Pixels outside all of them are void.
 
     A crowd stands for many objects that nobody told apart: objects are not learnt from it, and those found in it
-    are no error, in its class; where its label is `ANY_CLASS`, in any. Semantic segmentation, which tells no objects
-    apart, takes it for its class.
+    are no error, in its class; where its label is `ANY_CLASS`, in any. Semantic segmentation, which tells no
+    objects apart, takes it for its class.
     """
 
     masks: EncodedMasks

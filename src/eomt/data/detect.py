@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from eomt.data import (
+from eomt.data.archive import Archive
+from eomt.data.classes import change_classes, read_changes
+from eomt.data.reader import Format, Split
+from eomt.data.readers import (
     ade20k,
     cityscapes,
     coco,
@@ -19,9 +22,6 @@ from eomt.data import (
     voc,
     yolo,
 )
-from eomt.data.archive import Archive
-from eomt.data.classes import change_classes, read_changes
-from eomt.data.reader import Format, Split
 from eomt.errors import ConfigError, DataError
 from eomt.types import Dataset
 

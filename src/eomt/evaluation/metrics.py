@@ -5,8 +5,8 @@ it says depends neither on the order of the images nor on how they were shared a
 grouping images and writing reports are left to `evaluate` and `report`.
 
 All figures are fractions in [0, 1]; a figure without any class present is NaN. Void (a pixel outside of all
-annotated segments) is neutral, and crowds are in their class, or in any (`ANY_CLASS`). Where annotated masks overlap
-and a pixel must have one owner (PQ, mIoU), the masks are painted in their order: later ones lie on top.
+annotated segments) is neutral, and crowds are in their class, or in any (`ANY_CLASS`). Where annotated masks
+overlap and a pixel must have one owner (PQ, mIoU), the masks are painted in their order: later ones lie on top.
 """
 
 import math

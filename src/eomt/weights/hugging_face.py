@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from eomt.categories import Category, class_table, distinct_color
-from eomt.config import ModelConfig
+from eomt.config import ModelConfig, num_upscale_blocks
 from eomt.errors import ConfigError, ModelError
 from eomt.files import write_aside
 from eomt.models.backbone import pixel_statistics
-from eomt.models.eomt import num_upscale_blocks
+from eomt.weights import hub
 from eomt.weights.architecture import (
     BACKBONES,
     KNOWN_CLASSES,
@@ -47,8 +47,6 @@ TRAINING_ONLY = ("drop_path", "rope_rescale", "gradient_checkpointing")
 """What our key adds to an architecture that the weights tell."""
 OURS = "eomt"
 """Key of what is ours in their configuration."""
-SAVED_ANEW = "transformers_version"
-"""transformers writes this key and we do not: where it is, ours may be older than the weights beside it."""
 
 
 def read(folder: Path) -> tuple[ModelInfo, State]:
@@ -193,9 +191,8 @@ def _read_weights(folder: Path) -> State:
 
 def _check_sum(folder: Path, config: dict[str, Any]) -> None:
     """Notice weights that are not the ones that were written with our key; others' files carry no sum."""
-    told, file = config.get(OURS), folder / "model.safetensors"
-    promised = told.get("sha256") if isinstance(told, dict) else None
-    if promised is None or SAVED_ANEW in config or not file.is_file():
+    promised, file = hub.promised(config).get(hub.WHOLE), folder / hub.WHOLE
+    if promised is None or not file.is_file():
         return
     with file.open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()

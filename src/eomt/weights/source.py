@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eomt.categories import Category, class_table
-from eomt.config import TaskName
-from eomt.data.folder import read_categories
+from eomt.config import TaskName, num_upscale_blocks
+from eomt.data.readers.folder import read_categories
 from eomt.errors import ConfigError, EomtError, ModelError
 from eomt.models.backbone import check, resample
-from eomt.models.eomt import EoMT, num_upscale_blocks
+from eomt.models.eomt import EoMT
 from eomt.weights import authors, checkpoint, hub, hugging_face, zoo
 from eomt.weights.architecture import num_classes
 from eomt.weights.authors import Kind

@@ -23,7 +23,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import read_label_map
 from eomt.data.reader import Format, Item, Split
-from eomt.data.shapes import (
+from eomt.data.readers.shapes import (
     COCO_FILES,
     VOID,
     Drawn,

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, mask_kind, read_color_map, read_label_map
-from eomt.data.mask_code import category_file, read_code
 from eomt.data.parts import require_size
 from eomt.data.reader import Format, Item, Split
+from eomt.data.readers.mask_code import category_file, read_code
 from eomt.errors import DataError
 from eomt.masks import Rle, RleMasks, decode_rle, encode_rle
 from eomt.types import Segments

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from eomt.categories import Category, class_table
 from eomt.data.archive import Archive
-from eomt.data.coco_json import entries, flag
 from eomt.data.images import IMAGE_SUFFIXES, read_color_map, read_label_map
 from eomt.data.parts import Part, distinct, require_size, segments_of
 from eomt.data.reader import Format, Item, Split
+from eomt.data.readers.coco_json import entries, flag
 from eomt.errors import DataError
 from eomt.types import Segments
 

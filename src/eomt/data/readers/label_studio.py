@@ -30,7 +30,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
 from eomt.data.reader import Format, Item, Split
-from eomt.data.shapes import COCO_FILES, Drawn, Images, check_size, image_ids, joined, number, parse_json
+from eomt.data.readers.shapes import COCO_FILES, Drawn, Images, check_size, image_ids, joined, number, parse_json
 from eomt.errors import DataError
 from eomt.masks import Rle, encode_rle, rle_of_polygons
 from eomt.types import Segments

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 
 from eomt.data.archive import Archive
-from eomt.data.coco_json import (
+from eomt.data.reader import Format, Item, Split
+from eomt.data.readers.coco_json import (
     Entry,
     Picture,
     add_picture,
@@ -32,7 +33,6 @@ from eomt.data.coco_json import (
     read_categories,
     some,
 )
-from eomt.data.reader import Format, Item, Split
 from eomt.errors import DataError
 from eomt.masks import Rle, RleMasks, rle_of_counts, rle_of_polygons
 from eomt.types import Segments

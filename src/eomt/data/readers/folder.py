@@ -43,8 +43,8 @@ import numpy as np
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, mask_kind, read_color_map, read_label_map
-from eomt.data.mask_code import MaskCode, parse_code, read_categories, read_code
 from eomt.data.reader import Format, Item, Split
+from eomt.data.readers.mask_code import MaskCode, parse_code, read_categories, read_code
 from eomt.errors import DataError
 from eomt.types import Segments
 

@@ -27,9 +27,9 @@ import torch
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import read_label_map
-from eomt.data.mask_code import CATEGORY_FILES, MaskCode, read_code
 from eomt.data.parts import require_size
 from eomt.data.reader import Format, Item, Split
+from eomt.data.readers.mask_code import CATEGORY_FILES, MaskCode, read_code
 from eomt.errors import DataError
 from eomt.masks import Rle, RleMasks, encode_rle, rle_of_counts, rle_of_polygons
 from eomt.types import Segments

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eomt.data.archive import Archive
-from eomt.data.coco_json import (
+from eomt.data.images import read_color_map
+from eomt.data.parts import Part, require_size, segments_of
+from eomt.data.reader import Format, Item, Split
+from eomt.data.readers.coco_json import (
     Entry,
     Picture,
     add_picture,
@@ -26,9 +29,6 @@ from eomt.data.coco_json import (
     read_categories,
     some,
 )
-from eomt.data.images import read_color_map
-from eomt.data.parts import Part, require_size, segments_of
-from eomt.data.reader import Format, Item, Split
 from eomt.errors import DataError
 from eomt.types import Segments
 
