@@ -22,6 +22,7 @@ COMMANDS = {
         "eomt.cli.convert",
         "Read a model in any layout, write it in another: ours, Hugging Face's, the authors'.",
     ),
+    "data": ("eomt.cli.data", "Look at a data set, check it, convert it, split it, take a sample of it."),
     "predict": ("eomt.cli.predict", "Segment images: overlays, label maps, panoptic PNG and COCO files."),
     "recipes": ("eomt.cli.recipes", "List the recipes that `eomt train` knows; show one."),
     "config": ("eomt.cli.config", "Show every setting of a training run, and where it comes from."),
