@@ -381,9 +381,7 @@ def test_resample_refuses_another_table() -> None:
 
 
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize(
-    names_patches, [family for family in first(FAMILIES) if "siglip_512" not in family[0]]
-)  # whose files have the pooling that a Backbone lacks
+@pytest.mark.parametrize(names_patches, first(FAMILIES))
 def test_resample_equals_timms_load(name: str, patch: int, tmp_path: Path) -> None:
     """A file at another resolution and patch gives the same backbone through timm as through `resample`."""
     before = config_of(name, patch, (6 * patch, 6 * patch))
@@ -398,11 +396,59 @@ def test_resample_equals_timms_load(name: str, patch: int, tmp_path: Path) -> No
         assert torch.equal(value, loaded[key.removeprefix("backbone.")])
 
 
+def saved(state: dict[str, Tensor], path: Path) -> str:
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    return str(path)
+
+
 @pytest.mark.usefixtures("narrow")
-def test_a_file_without_the_blocks_is_refused(tmp_path: Path) -> None:
+def test_another_models_file_is_refused(tmp_path: Path) -> None:
     """Such as an EoMT's own: timm would leave the backbone random and say nothing."""
     config = config_of("vit_tiny_patch16_224.augreg_in21k", 16, (64, 64))
-    path = tmp_path / "eomt.safetensors"
-    save_file(EoMT(config, num_classes=2).state_dict(), path)
-    with pytest.raises(ModelError, match="3 of 3 parts are not there under timm's names"):
-        Backbone(replace(config, weights=str(path)))
+    path = saved(EoMT(config, num_classes=2).state_dict(), tmp_path / "eomt.safetensors")
+    parts = r"missing: cls_token, pos_embed, .* and 20 more; not of this backbone: backbone.vit.blocks.0.attn"
+    with pytest.raises(ModelError, match=parts):
+        Backbone(replace(config, weights=path))
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(("name", "patch", "prefix", "norm", "part"), FAMILIES)
+def test_each_part_of_a_file_is_needed(
+    name: str, patch: int, prefix: int, norm: str, part: str, tmp_path: Path
+) -> None:
+    """Without attention, MLPs, positions, tokens or the last norm, those would stay random."""
+    config = config_of(name, patch, (4 * patch, 4 * patch))
+    state = Backbone(config).vit.state_dict()
+    parts = ("attn.qkv", "attn.q_proj", "mlp.fc1", "pos_embed", "cls_token", "reg_token", norm, part)
+    absent = [key for key in state if not key.endswith("q_bias") and any(word in key for word in parts)]
+    path = saved({key: value for key, value in state.items() if key not in absent}, tmp_path / "vit.safetensors")
+    with pytest.raises(ModelError) as error:
+        Backbone(replace(config, weights=path))
+    assert f"missing: {', '.join(absent[:10])}" in str(error.value)
+
+
+@pytest.mark.usefixtures("narrow")
+def test_what_a_file_may_lack_or_have_besides(tmp_path: Path) -> None:
+    """Heads are not the backbone's; DINOv3's biases of queries and values are zero; registers are of another."""
+    config = config_of("vit_tiny_patch16_224.augreg_in21k", 16, (64, 64))
+    state = Backbone(config).vit.state_dict()
+    heads = {"head.weight": torch.ones(5, 96), "head.bias": torch.ones(5)}
+    path = saved(state | heads, tmp_path / "a.safetensors")
+    loaded = Backbone(replace(config, weights=path)).vit.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    path = saved(state | {"reg_token": torch.ones(1, 4, 96)}, tmp_path / "b.safetensors")
+    with pytest.raises(ModelError, match=r"b\.safetensors: not of this backbone: reg_token; give"):
+        Backbone(replace(config, weights=path))
+    plain = config_of("vit_large_patch16_dinov3", 16, (64, 64))
+    path = saved(Backbone(plain).vit.state_dict(), tmp_path / "c.safetensors")
+    with_biases = Backbone(replace(plain, backbone=f"{plain.backbone}_qkvb", weights=path)).vit
+    assert not with_biases.blocks[1].attn.q_bias.any()
+
+
+@pytest.mark.usefixtures("narrow")
+def test_shapes_that_differ_are_named(tmp_path: Path) -> None:
+    config = config_of("vit_tiny_patch16_224.augreg_in21k", 16, (64, 64))
+    state = Backbone(config).vit.state_dict()
+    path = saved(state | {"norm.weight": torch.ones(97)}, tmp_path / "vit.safetensors")
+    with pytest.raises(ModelError, match=r"could not be loaded .*size mismatch for norm.weight"):
+        Backbone(replace(config, weights=path))

@@ -7,14 +7,16 @@ LayerScale and weights are timm's.
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from jaxtyping import Bool, Float, UInt8
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from timm.layers import DropPath, PatchEmbed, resample_abs_pos_embed, resample_patch_embed
+from timm.models import eva, load_state_dict, vision_transformer
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -26,6 +28,11 @@ from eomt.errors import ConfigError, ModelError
 __all__ = ["Backbone", "pixel_statistics", "resample"]
 
 log = logging.getLogger("eomt")
+
+NOT_OURS = re.compile(r"(head|head_dist|attn_pool|lm_head)\..*|mask_token")
+"""Parts of a file that a backbone has no place for: what pools, classifies and reconstructs."""
+ZERO_AT_FIRST = re.compile(r"blocks\.\d+\.attn\.[qv]_bias")
+"""Parts that a file may lack, as they are zero then: DINOv3's biases of queries and values."""
 
 
 class Backbone(nn.Module):
@@ -164,7 +171,9 @@ def create_vit(config: ModelConfig) -> Any:
             raise ModelError(f"backbone weights {path}: no such file; give a safetensors file, auto or none")
         if path.suffix != ".safetensors":
             raise ModelError(f"backbone weights {path}: only safetensors files are read")
-        options["pretrained_cfg_overlay"] = {"file": str(path)}
+        # Heads of another number of classes are dropped by timm, which then leaves strictness to _check_names.
+        overlay = {"file": str(path), "num_classes": 1, "classifier": ("head", "head_dist")}
+        options["pretrained_cfg_overlay"] = overlay
         log.info("backbone %s: weights from %s", config.backbone, path)
     else:
         log.info("backbone %s: fetching its weights through timm (cached after the first time)", config.backbone)
@@ -176,7 +185,7 @@ def create_vit(config: ModelConfig) -> Any:
     except (ConfigError, ModelError):
         raise
     except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__  # shapes that differ take many lines
         raise ModelError(
             f"backbone {config.backbone}: its weights could not be loaded ({reason}); "
             "give a safetensors file under timm's names with --model.weights PATH, or none for random weights"
@@ -184,15 +193,24 @@ def create_vit(config: ModelConfig) -> Any:
 
 
 def _check_names(path: Path, vit: Any) -> None:
-    """Refuse a file that lacks a block: where timm drops a classifier, it loads what it finds and no more."""
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-    wanted = ["patch_embed.proj.weight", *(f"blocks.{index}.norm1.weight" for index in range(len(vit.blocks)))]
-    if missing := [name for name in wanted if name not in names]:
+    """Refuse a file that lacks a part of the backbone, or holds another's: timm loads what it finds."""
+    family = eva if isinstance(vit, Eva) else vision_transformer
+    found = family.checkpoint_filter_fn(load_state_dict(str(path)), vit).keys()  # other projects' names to timm's
+    wanted = vit.state_dict().keys()
+    amiss = {
+        "missing": [name for name in wanted if name not in found and not ZERO_AT_FIRST.fullmatch(name)],
+        "not of this backbone": [name for name in found if name not in wanted and not NOT_OURS.fullmatch(name)],
+    }
+    if any(amiss.values()):
+        listed = "; ".join(f"{kind}: {_some(names)}" for kind, names in amiss.items() if names)
         raise ModelError(
-            f"backbone weights {path}: {len(missing)} of {len(wanted)} parts are not there under timm's names "
-            f"(the first is {missing[0]}); give the backbone's own file, as timm saves it"
+            f"backbone weights {path}: {listed}; give the backbone's own file, under the names that timm saves it"
         )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
 
 
 def _create(name: str, options: dict[str, Any]) -> Any:
