@@ -1,4 +1,4 @@
-"""`eomt data`: look at a data set, check it, convert it, split it, take a sample of it. Each action has its module."""
+"""`eomt data`: inspect a data set, check, convert, split it, take a sample of it. Each action has its module."""
 
 import importlib
 from collections.abc import Sequence
