@@ -19,6 +19,7 @@ from eomt.cli import main
 from eomt.config import ModelConfig
 from eomt.errors import ConfigError, ModelError
 from eomt.inference.segmenter import Segmenter
+from eomt.models.blank import Blank
 from eomt.models.eomt import EoMT
 from eomt.weights import authors, checkpoint, hugging_face
 from eomt.weights.checkpoint import ModelInfo
@@ -41,7 +42,8 @@ CATEGORIES = tuple(Category(f"class {label}", True, label, (0, 0, 0)) for label 
 
 def random_model(config: ModelConfig, classes: int, seed: int = 0) -> EoMT:
     torch.manual_seed(seed)
-    model = EoMT(config, classes).eval()
+    with Blank():  # all parameters are drawn below
+        model = EoMT(config, classes).eval()
     for name, value in model.named_parameters():
         torch.nn.init.normal_(value, mean=float("norm" in name and name.endswith("weight")), std=0.2)
     return model

@@ -137,6 +137,8 @@ def _read_place(place: Path, told: Told) -> tuple[ModelInfo, State]:
             return hugging_face.read(place)
         known = " and ".join(hugging_face.MODEL_TYPES)
         raise ModelError(f"model {place}: config.json says model_type {kind}; known are {known}")
+    if not place.is_dir():
+        raise ModelError(f"model {place}: neither a folder nor a file")
     files = sorted(path for path in place.iterdir() if path.suffix in WEIGHTS_SUFFIXES)
     if not files or any((place / part / "config.json").is_file() for part in ("best", "last")):
         return checkpoint.read(place)
@@ -158,7 +160,7 @@ def _categories(classes: Classes) -> tuple[Category, ...]:
     """Give the categories that the caller means: a table's name, a file, or themselves."""
     if not isinstance(classes, str | Path):
         return tuple(classes)
-    if isinstance(classes, Path) or Path(classes).is_file():
+    if isinstance(classes, Path) or classes.endswith((".json", ".txt", ".csv")):
         return read_categories(classes)
     return class_table(classes)
 
