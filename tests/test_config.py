@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from eomt.config import ModelConfig, Recipe, from_json, to_json
+from eomt.categories import Category
+from eomt.config import ModelConfig, Recipe, choose_task, from_json, to_json
 from eomt.errors import ConfigError
 
 CHANGED = replace(
@@ -55,3 +56,19 @@ def test_what_the_command_line_needs_first_is_free_of_torch() -> None:
     code = "import sys, eomt, eomt.config, eomt.categories, eomt.errors, eomt.masks; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("asked", "things", "expected"),
+    [
+        (None, (True, False), "panoptic"),
+        (None, (True, True), "instance"),
+        (None, (False, False), "semantic"),
+        ("semantic", (True, False), "semantic"),
+    ],
+)
+def test_the_task_is_the_data_s_where_none_is_asked_for(asked, things, expected) -> None:
+    categories = tuple(Category(str(i), is_thing, i, (0, 0, 0)) for i, is_thing in enumerate(things))
+    assert choose_task(asked, categories) == expected
+    with pytest.raises(ConfigError, match="all classes of the data are stuff"):
+        choose_task("instance", tuple(category._replace(is_thing=False) for category in categories))

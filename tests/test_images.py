@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eomt.data.images import mask_kind, read_color_map, read_image, read_label_map
+from eomt.data.images import image_size, mask_kind, read_color_map, read_image, read_label_map
 from eomt.errors import DataError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -113,8 +113,10 @@ def test_orientation(format, orientation, stored):
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"lossless": True} if format == "WEBP" else {}
-    decoded = read_image(encode(image, format, exif=exif, **lossless))
+    data = encode(image, format, exif=exif, **lossless)
+    decoded = read_image(data)
     assert decoded.shape == (32, 48, 3)
+    assert image_size(data) == (32, 48)
     assert np.abs(decoded[8::16, 8::16].astype(int) - CORNERS).max() <= (8 if format == "JPEG" else 0)
 
 
@@ -124,6 +126,19 @@ def test_16_bit_grey_is_turned_upright_too():
     data = encode(grey([0, 65535], np.uint16), exif=exif)
     assert read_image(data)[:, :, 0].tolist() == [[0], [255]]
     assert read_label_map(data).values.tolist() == [[0], [65535]]
+
+
+def test_the_size_is_in_the_header_alone() -> None:
+    late = png(3, 2, 8, 0, bytes(8))
+    orientation = struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    chunk = struct.pack(">I", len(orientation)) + b"eXIf" + orientation
+    late = late[:-12] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + late[-12:]
+    cut = encode(two_colors("RGB").resize((90, 40)))[:60]
+    for data, size in ((late, read_image(late).shape[:2]), (cut, (40, 90))):
+        assert image_size(data) == size
+    assert image_size(late) == (3, 2)  # told after the pixels, and turned all the same
+    with pytest.raises(DataError, match="megapixels"):
+        image_size(png(90_000, 90_000, 8, 0, b""))
 
 
 @pytest.mark.parametrize(

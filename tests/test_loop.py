@@ -362,22 +362,6 @@ def test_a_new_class_head_is_explained(shapes: Path, tmp_path: Path, caplog) -> 
     assert "initialised anew: it knew nucleus, background, the data have " in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("asked", "things", "expected"),
-    [
-        (None, (True, False), "panoptic"),
-        (None, (True, True), "instance"),
-        (None, (False, False), "semantic"),
-        ("semantic", (True, False), "semantic"),
-    ],
-)
-def test_the_task_is_the_data_s_where_none_is_asked_for(asked, things, expected) -> None:
-    categories = tuple(Category(str(i), is_thing, i, (0, 0, 0)) for i, is_thing in enumerate(things))
-    assert loop.choose_task(asked, categories) == expected
-    with pytest.raises(ConfigError, match="all classes of the data are stuff"):
-        loop.choose_task("instance", tuple(category._replace(is_thing=False) for category in categories))
-
-
 def test_a_run_on_another_layout_with_a_class_map(tmp_path: Path) -> None:
     coco_panoptic.write(tmp_path / "data")
     (tmp_path / "map.json").write_text('{"merge": {"object": ["person", "car"]}, "ignore": ["sky"]}')

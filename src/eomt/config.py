@@ -10,6 +10,7 @@ import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from eomt.categories import Category
 from eomt.errors import ConfigError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "TaskName",
     "Thresholds",
     "checked_thresholds",
+    "choose_task",
     "from_json",
     "num_upscale_blocks",
     "to_json",
@@ -226,6 +228,19 @@ T = TypeVar("T")
 def to_json(config: Any) -> dict[str, Any]:
     """Turn a configuration into what `json` can write; `from_json` reads it back."""
     return dataclasses.asdict(config)
+
+
+def choose_task(asked: TaskName | None, categories: tuple[Category, ...]) -> TaskName:
+    """Give the task that is asked for, or the one that the data are made for. Raises ConfigError for neither."""
+    kinds = {category.is_thing for category in categories}
+    if asked == "instance" and True not in kinds:
+        raise ConfigError(
+            "task instance, but all classes of the data are stuff: mark those that are countable as things ("
+            "is_thing in categories.json, or things: [...] in a class map), or train --task semantic"
+        )
+    if asked is not None:
+        return asked
+    return "panoptic" if len(kinds) == 2 else "instance" if True in kinds else "semantic"
 
 
 def from_json(cls: type[T], values: Any, where: str = "configuration") -> T:

@@ -81,14 +81,21 @@ class Changed:
     def __getitem__(self, index: int) -> Sample:
         """Read one image and what is left of its segments."""
         sample = self.dataset[index]
+        return replace(sample, segments=self._seen(sample.segments))
+
+    def segments(self, index: int) -> Segments:
+        """Read what is left of the segments of one image, without decoding it."""
+        return self._seen(self.dataset.segments(index))  # type: ignore[attr-defined]
+
+    def _seen(self, segments: Segments) -> Segments:
         table = torch.from_numpy(np.append(self.labels, ANY_CLASS))  # the last is that of label -1
-        labels = table[sample.segments.labels]
-        masks, is_crowd = sample.segments.masks, sample.segments.is_crowd | (labels == ANY_CLASS)
+        labels = table[segments.labels]
+        masks, is_crowd = segments.masks, segments.is_crowd | (labels == ANY_CLASS)
         kept = torch.nonzero(labels != _DROPPED).flatten()
         if len(kept) < len(labels):
             masks, labels, is_crowd = masks.select(kept.tolist()), labels[kept], is_crowd[kept]
         stuff = [label for label, category in enumerate(self.categories) if not category.is_thing]
-        return replace(sample, segments=Segments(masks, labels, is_crowd).merged(stuff))
+        return Segments(masks, labels, is_crowd).merged(stuff)
 
 
 def read_changes(path: str | Path) -> ClassChanges:

@@ -41,6 +41,7 @@ __all__ = [
     "MAX_PIXELS",
     "ImageSource",
     "LabelMap",
+    "image_size",
     "mask_kind",
     "read_color_map",
     "read_image",
@@ -103,6 +104,15 @@ def read_image(
         return _decoded(source, name)
     data = source if isinstance(source, bytes) else _read_file(Path(source), name)
     return _decoded(_open(data, name, max_pixels), name)
+
+
+def image_size(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Give the upright height and width of a picture from its header, without decoding it. Raises DataError."""
+    image = _open(data, name, max_pixels)
+    width, height = image.size
+    if isinstance(image, TiffImageFile):
+        width, height = image.tag_v2[256], image.tag_v2[257]  # as stored: some versions of Pillow turn the other
+    return (width, height) if _orientation(image, data) in (5, 6, 7, 8) else (height, width)
 
 
 def read_label_map(data: bytes, name: str = "mask", max_pixels: int = MAX_PIXELS) -> LabelMap:
@@ -247,12 +257,31 @@ def _upright(image: Image.Image) -> Image.Image:
             image.load()
         return image
     image.load()
+    orientation = _orientation(image)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _orientation(image: Image.Image, data: bytes | None = None) -> Any:
+    """Read the EXIF orientation. With the bytes of a PNG file, its pixels are decoded only if they must be."""
     try:
         with _quiet():
-            orientation = image.getexif().get(0x0112, 1)
+            if isinstance(image, PngImageFile) and data is not None and not _has_late_text(data):
+                return Image.Image.getexif(image).get(0x0112, 1)  # its own method decodes, to see what comes last
+            return image.getexif().get(0x0112, 1)
     except Exception:  # damaged metadata do not spoil the pixels
-        orientation = 1
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return 1
+
+
+def _has_late_text(png: bytes) -> bool:
+    """Tell whether a chunk that may hold an orientation comes after the first one of pixels."""
+    place, pixels = 8, False
+    while place + 8 <= len(png):
+        kind = png[place + 4 : place + 8]
+        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            return True
+        pixels |= kind == b"IDAT"
+        place += 12 + int.from_bytes(png[place : place + 4])
+    return False
 
 
 def _rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:

@@ -13,7 +13,7 @@ import torch
 
 from eomt.categories import Category
 from eomt.data.archive import Archive
-from eomt.data.images import read_image
+from eomt.data.images import image_size, read_image
 from eomt.errors import DataError
 from eomt.types import Sample, Segments
 
@@ -59,15 +59,25 @@ class Split:
     def __getitem__(self, index: int) -> Sample:
         """Read one image and its segments. Raises DataError naming the file that is at fault."""
         item = self.items[index]
-        data = self.archive.read(item.image) if self.read_bytes is None else self.read_bytes(self.archive, item)
-        image = read_image(data, self.archive.where(item.image))
+        image = read_image(self._bytes(item), self.archive.where(item.image))
+        segments = self._segments(item, (image.shape[0], image.shape[1]))
+        return Sample(torch.from_numpy(image).permute(2, 0, 1), segments, item.image_id)
+
+    def segments(self, index: int) -> Segments:
+        """Read the segments of one image without decoding it: its header tells its size. Raises DataError."""
+        item = self.items[index]
+        return self._segments(item, image_size(self._bytes(item), self.archive.where(item.image)))
+
+    def _bytes(self, item: Item) -> bytes:
+        return self.archive.read(item.image) if self.read_bytes is None else self.read_bytes(self.archive, item)
+
+    def _segments(self, item: Item, size: tuple[int, int]) -> Segments:
         try:
-            segments = self.read_segments(self.archive, item, (image.shape[0], image.shape[1]))
+            return self.read_segments(self.archive, item, size)
         except DataError:
             raise
         except ValueError as error:
             raise DataError(f"{self.archive.where(item.annotation)}: image {item.image_id}: {error}") from error
-        return Sample(torch.from_numpy(image).permute(2, 0, 1), segments, item.image_id)
 
 
 class Format(NamedTuple):

@@ -19,8 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from eomt.categories import Category
-from eomt.config import DataConfig, Recipe, TaskName, checked_thresholds, to_json
+from eomt.config import DataConfig, Recipe, checked_thresholds, choose_task, to_json
 from eomt.data.detect import changed, find_format
 from eomt.data.loader import cut_validation, steps_per_epoch, train_loader
 from eomt.devices import choose_device, choose_precision
@@ -316,19 +315,6 @@ def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | 
             len(train_data) + len(val_data),
         )
     return train_data, val_data
-
-
-def choose_task(asked: TaskName | None, categories: tuple[Category, ...]) -> TaskName:
-    """Give the task that is asked for, or the one that the data are made for. Raises ConfigError for neither."""
-    kinds = {category.is_thing for category in categories}
-    if asked == "instance" and True not in kinds:
-        raise ConfigError(
-            "task instance, but all classes of the data are stuff: mark those that are countable as things ("
-            "is_thing in categories.json, or things: [...] in a class map), or train --task semantic"
-        )
-    if asked is not None:
-        return asked
-    return "panoptic" if len(kinds) == 2 else "instance" if True in kinds else "semantic"
 
 
 def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[EoMT, ModelInfo]:
