@@ -80,6 +80,7 @@ def segmenter_calls(monkeypatch):
         return StandInSegmenter(calls)
 
     monkeypatch.setattr("eomt.inference.segmenter.Segmenter.from_pretrained", from_pretrained)
+    monkeypatch.setattr("eomt.weights.zoo.check", lambda source: None)
     return SimpleNamespace(predict=calls, loaded=loaded)
 
 

@@ -12,6 +12,7 @@ from eomt.cli.options import TASKS, ClassSource, ImageSize, ModelSource, Switch,
 from eomt.config import TaskName
 from eomt.errors import ConfigError
 from eomt.files import write_aside
+from eomt.weights import zoo
 
 if TYPE_CHECKING:
     from eomt.models.eomt import EoMT
@@ -73,6 +74,7 @@ def run(arguments: Sequence[str]) -> int:
     """Convert as the arguments say; give the exit code."""
     options = parse(ConvertArguments, arguments, "eomt convert", DESCRIPTION)
     check_image_size(options.image_size)
+    zoo.check(options.source)
     if options.storage != "fp32" and options.to != "eomt":
         raise ConfigError(f"--storage {options.storage}: only with --to eomt")
     if options.destination.exists() and (not options.destination.is_dir() or any(options.destination.iterdir())):
@@ -90,6 +92,11 @@ def run(arguments: Sequence[str]) -> int:
     else:
         print(
             f"{printable(options.destination)}: " + ", ".join(f"{name} {value}" for name, value in summary.items())
+        )
+    if options.to == "authors":
+        note(
+            "the authors' layout holds weights only: task, classes, things and stuff, thresholds were left out; "
+            "eomt predict takes them as options"
         )
     if options.to == "eomt":
         note(f"next: eomt predict --model {options.destination} IMAGES")

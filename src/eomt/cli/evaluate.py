@@ -24,6 +24,7 @@ from eomt.cli.options import (
 )
 from eomt.config import Precision, TaskName
 from eomt.errors import DataError
+from eomt.weights import zoo
 
 if TYPE_CHECKING:
     from eomt.evaluation.evaluate import Evaluation
@@ -98,6 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     """Evaluate as the arguments say and print the figures; give the exit code."""
     options = parse(EvalArguments, arguments, "eomt eval", DESCRIPTION)
     check_image_size(options.image_size)
+    zoo.check(options.model)
 
     from eomt.data.detect import open_data
 

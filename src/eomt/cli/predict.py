@@ -30,6 +30,7 @@ from eomt.cli.options import (
 )
 from eomt.config import Precision, TaskName
 from eomt.errors import ConfigError, DataError
+from eomt.weights import zoo
 
 if TYPE_CHECKING:
     from eomt.inference.results import ResultFolder
@@ -108,6 +109,7 @@ def run(arguments: Sequence[str]) -> int:
     if not options.images:
         raise ConfigError("eomt predict needs images: files, folders or patterns\nExample: eomt predict photo.jpg")
     check_image_size(options.image_size)
+    zoo.check(options.model)
     files, failures = find_images(options.images)
     for failure in failures:
         note(f"error: {failure.error}")

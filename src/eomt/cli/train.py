@@ -13,6 +13,7 @@ from eomt.cli.recipes import find, summary
 from eomt.config import Recipe
 from eomt.errors import ConfigError
 from eomt.recipes import OWN_DATA
+from eomt.weights import zoo
 
 __all__ = ["run"]
 
@@ -56,6 +57,8 @@ def run(arguments: Sequence[str]) -> int:
     options = _read(arguments)
     recipe, out = _complete(options)
 
+    if options.init_from is not None:
+        zoo.check(options.init_from)
     from eomt.training.loop import train
 
     with log_lines():

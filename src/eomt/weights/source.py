@@ -5,7 +5,6 @@ Finds out what is there and hands it to its reader; what the source leaves open,
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,6 @@ log = logging.getLogger("eomt")
 
 Classes = str | Path | Sequence[Category]
 """Name of a class table, a categories.json or classes.txt, or the categories themselves."""
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -112,15 +110,8 @@ def _place(source: str | Path, published: Published | None) -> Path:
         return checkpoint.find(source)
     if path.exists():
         return path
-    if REPOSITORY.fullmatch(str(source)) and not path.parent.exists():
-        return hub.fetch(str(source))
-    near = zoo.suggest(str(source))
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise ModelError(
-        f"model {source}: no such folder or file, and no published model of this name{hint}\n"
-        "Give the folder of a run or of a model, a file of weights, OWNER/NAME of a repository, or a name that "
-        "eomt models ls lists."
-    )
+    zoo.check(source)
+    return hub.fetch(str(source))
 
 
 def _read_place(place: Path, told: Told) -> tuple[ModelInfo, State]:

@@ -5,6 +5,7 @@ too; what the tensors of a file mean is left to the loader. Free of torch.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
@@ -12,9 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eomt.config import TaskName
-from eomt.weights.hub import BUNDLED_FOLDER, cached, fetch, remove, verify
+from eomt.errors import ModelError
+from eomt.weights.hub import BUNDLED, BUNDLED_FOLDER, cached, fetch, remove, verify
 
-__all__ = ["MODELS", "Published", "Score", "cached", "fetch", "find", "remove", "suggest", "verify"]
+__all__ = ["MODELS", "Published", "Score", "cached", "check", "fetch", "find", "remove", "suggest", "verify"]
+
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Score(NamedTuple):
@@ -198,6 +203,25 @@ def find(name: str) -> Published | None:
         alias: model for model in MODELS.values() for alias in (model.name, _plain(model.repository or model.name))
     }
     return names.get(key)
+
+
+def check(source: str | Path) -> None:
+    """Raise ModelError for what is neither a path, nor a published name, nor OWNER/NAME of a repository.
+
+    Costs nothing: to be asked before anything heavy is imported.
+    """
+    path = Path(source)
+    if path.exists() or source == BUNDLED or find(str(source)):
+        return
+    if REPOSITORY.fullmatch(str(source)) and not path.parent.exists():
+        return
+    near = suggest(str(source))
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ModelError(
+        f"model {str(source)[:200]}: no such folder or file, and no published model of this name{hint}\n"
+        "Give the folder of a run or of a model, a file of weights, OWNER/NAME of a repository, or a name that "
+        "eomt models ls lists."
+    )
 
 
 def suggest(name: str) -> list[str]:
