@@ -1,9 +1,33 @@
-"""Files that are whole or as they were: written aside, brought to disk, renamed. Free of torch."""
+"""Files and folders that are whole or as they were: written aside, then renamed. Free of torch."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["write_aside"]
+from eomt.errors import ConfigError
+
+__all__ = ["folder_aside", "write_aside"]
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Give a folder to fill, which takes its place at the end; where that is not reached, nothing is left.
+
+    Raises ConfigError where something is there already that is not an empty folder.
+    """
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise ConfigError(f"{path}: it is there already and not an empty folder; name a new one")
+    temporary = path.absolute().with_name(f".{path.absolute().name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_aside(path: Path, content: bytes) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Rle",
     "RleMasks",
     "Window",
+    "bounding_box",
     "decode_rle",
     "encode_rle",
     "rle_of_counts",
@@ -205,6 +206,12 @@ def decode_rle(rle: Rle) -> NDArray[np.bool_]:
     """Decode COCO's run-length code to a dense mask [h w]."""
     mask: NDArray[np.uint8] = coco_mask.decode(dict(rle))
     return mask.view(np.bool_)
+
+
+def bounding_box(rle: Rle) -> tuple[int, int, int, int]:
+    """Give left, top, width and height of a mask, in pixels; zeros where it is empty."""
+    left, top, width, height = (int(length) for length in coco_mask.toBbox(dict(rle)))
+    return left, top, width, height
 
 
 def rle_of_polygons(rings: object, size: tuple[int, int]) -> Rle:

@@ -31,6 +31,8 @@ class Item(NamedTuple):
     """The file in the archive that tells its segments, for reading and for messages."""
     content: Any = None
     """What else the reader needs for this image: small and picklable (of a large JSON file, its part as bytes)."""
+    number: int | str | None = None
+    """Its id in the data set's own files, where these number images (COCO's), for files that are written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,10 @@ class Split:
         """Read the segments of one image without decoding it: its header tells its size. Raises DataError."""
         item = self.items[index]
         return self._segments(item, image_size(self._bytes(item), self.archive.where(item.image)))
+
+    def image_bytes(self, index: int) -> bytes:
+        """Read the image file as it is. Raises DataError."""
+        return self._bytes(self.items[index])
 
     def _bytes(self, item: Item) -> bytes:
         return self.archive.read(item.image) if self.read_bytes is None else self.read_bytes(self.archive, item)
