@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Integer
 from numpy.typing import NDArray
 
+from eomt.data.problems import each
 from eomt.masks import IdMap
 from eomt.types import Segments
 
@@ -36,13 +37,14 @@ def segments_of(values: Integer[np.ndarray, "h w"], part_of: Callable[[int], Par
     segments: dict[Part, int] = {}
     ids = np.zeros(len(numbers), dtype=np.int32)
     for index, number in enumerate(numbers.tolist()):
-        try:
-            part = part_of(number)
-        except ValueError as error:
-            y, x = np.argwhere(positions == index)[0]
-            raise ValueError(f"at x {x}, y {y}: {error}") from error
-        if part is not None:
-            ids[index] = segments.setdefault(part, len(segments) + 1)
+        with each():
+            try:
+                part = part_of(number)
+            except ValueError as error:
+                y, x = np.argwhere(positions == index)[0]
+                raise ValueError(f"at x {x}, y {y}: {error}") from error
+            if part is not None:
+                ids[index] = segments.setdefault(part, len(segments) + 1)
     return Segments(
         IdMap(ids[positions], len(segments)),
         torch.tensor([part.label for part in segments], dtype=torch.int64),

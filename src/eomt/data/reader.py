@@ -14,7 +14,7 @@ import torch
 from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.images import image_size, read_image
-from eomt.errors import DataError
+from eomt.data.problems import within
 from eomt.types import Sample, Segments
 
 __all__ = ["Format", "Item", "Split"]
@@ -78,12 +78,8 @@ class Split:
         return self.archive.read(item.image) if self.read_bytes is None else self.read_bytes(self.archive, item)
 
     def _segments(self, item: Item, size: tuple[int, int]) -> Segments:
-        try:
+        with within(lambda: f"{self.archive.where(item.annotation)}: image {item.image_id}"):
             return self.read_segments(self.archive, item, size)
-        except DataError:
-            raise
-        except ValueError as error:
-            raise DataError(f"{self.archive.where(item.annotation)}: image {item.image_id}: {error}") from error
 
 
 class Format(NamedTuple):

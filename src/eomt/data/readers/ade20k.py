@@ -26,6 +26,7 @@ from eomt.categories import Category, class_table
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, read_color_map, read_label_map
 from eomt.data.parts import Part, distinct, require_size, segments_of
+from eomt.data.problems import at_once, each, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.coco_json import entries, flag
 from eomt.errors import DataError
@@ -131,11 +132,16 @@ def _require_masks(archive: Archive, images: dict[str, str], folder: str) -> dic
     """Map stems to masks: one for each image. Raises DataError where one is absent."""
     masks = {PurePosixPath(name).stem: name for name in archive.names(folder) if name.lower().endswith(".png")}
     lonely = [stem for stem in images if stem not in masks]
-    if lonely:
-        raise DataError(
-            f"{archive.path}: {len(lonely)} of {len(images)} images have no mask in {folder}: "
-            f"{', '.join(f'{stem}.png' for stem in lonely[:3])}{', ...' if len(lonely) > 3 else ''}; unpack the "
-            "data set again, or take the images out"
+    for stems in at_once(lonely):
+        with each():
+            raise DataError(
+                f"{archive.path}: {len(lonely)} of {len(images)} images have no mask in {folder}: "
+                f"{', '.join(f'{stem}.png' for stem in stems[:3])}{', ...' if len(stems) > 3 else ''}; unpack the "
+                "data set again, or take the images out"
+            )
+    for stem in sorted(masks.keys() - images.keys()):
+        tell(
+            DataError(f"{archive.where(masks[stem])}: there is no image of this name; remove it, or add the image")
         )
     return masks
 
@@ -149,7 +155,7 @@ def _open_semantic(archive: Archive, split: str) -> Split:
     top = _require(archive, split, lambda tree: tree.semantic).top
     images = _images(archive, f"{top}images/{_FOLDERS[split]}")
     masks = _require_masks(archive, images, f"{top}annotations/{_FOLDERS[split]}")
-    items = tuple(Item(stem, image, masks[stem]) for stem, image in images.items())
+    items = tuple(Item(stem, image, masks[stem]) for stem, image in images.items() if stem in masks)
     categories = tuple(category._replace(is_thing=False) for category in class_table("ade20k_semantic"))
     return Split(archive, categories, items, _read_semantic, _left_out(masks, images))
 
@@ -162,7 +168,8 @@ def _open_panoptic(archive: Archive, split: str) -> Split:
     images = _images(archive, f"{top}images/{_FOLDERS[split]}")
     masks = _require_masks(archive, images, f"{top}annotations/{_FOLDERS[split]}")
     objects = _require_masks(archive, images, tree.objects[split])
-    items = tuple(Item(stem, image, masks[stem], objects[stem]) for stem, image in images.items())
+    complete = [stem for stem in images if stem in masks and stem in objects]
+    items = tuple(Item(stem, images[stem], masks[stem], objects[stem]) for stem in complete)
     categories = class_table("ade20k_panoptic")
     read = partial(_read_instances, categories)
     return Split(archive, categories, items, read, _left_out(masks, images))
@@ -202,7 +209,8 @@ def _read_instances(
 
     def part_of(value: int) -> Part | None:
         if value > 256:
-            return Part(label_of[value - 256], number=value - 256)
+            label = label_of.get(value - 256)  # none where its fault was collected
+            return None if label is None else Part(label, number=value - 256)
         part = _class_part(value)
         return None if part is None or categories[part.label].is_thing else part
 
@@ -219,16 +227,17 @@ def _labels_of_objects(
         number, kind = divmod(value, 256)
         if number == 0:
             continue
-        if not 1 <= kind <= len(things):
-            raise DataError(
-                f"{where}: object {number} (green) has class {kind} (red); classes of things go from 1 to "
-                f"{len(things)}: unpack the instance maps again"
-            )
-        if labels.setdefault(number, things[kind - 1]) != things[kind - 1]:
-            raise DataError(
-                f"{where}: object {number} (green) has two classes (red), {kind} and "
-                f"{things.index(labels[number]) + 1}; give each object a number of its own"
-            )
+        with each():
+            if not 1 <= kind <= len(things):
+                raise DataError(
+                    f"{where}: object {number} (green) has class {kind} (red); classes of things go from 1 to "
+                    f"{len(things)}: unpack the instance maps again"
+                )
+            if labels.setdefault(number, things[kind - 1]) != things[kind - 1]:
+                raise DataError(
+                    f"{where}: object {number} (green) has two classes (red), {kind} and "
+                    f"{things.index(labels[number]) + 1}; give each object a number of its own"
+                )
     return labels
 
 
@@ -241,26 +250,30 @@ def _open_prepared(archive: Archive, top: str, split: str) -> Split:
     ids: list[object] = []
     items: dict[str, Item] = {}
     for entry in entries(archive, file):
-        place = f"{where}: {entry.place}"
-        if entry.list == "categories":
-            ids.append(entry.values.get("id"))
-        elif entry.list == "annotations":
-            name = entry.values.get("file_name")
-            if not isinstance(name, str):
-                raise DataError(f'{place}: "file_name" is {name!r:.60}; expected the name of a PNG')
-            mask, stem = f"{top}ade20k_panoptic_{split}/{name}", PurePosixPath(name).stem
-            if stem in items:
-                raise DataError(f"{place}: a second one of image {stem}; remove one of the two")
-            if stem not in images or mask not in masks:
-                absent = mask if stem in images else f"{top}images/{_FOLDERS[split]}/{stem}.jpg"
-                raise DataError(f"{place}: {absent} is absent; unpack or prepare the data set again")
-            rows = _rows(entry.values.get("segments_info"), len(categories), place)
-            items[stem] = Item(stem, images[stem], mask, rows)
-    if ids != [category.id for category in categories]:
-        raise DataError(
-            f"{where}: its categories are not ADE20K's 150 with ids from 0 to 149; prepare the file again (for "
-            "other classes, use COCO's layout: annotations/panoptic_SPLIT.json)"
-        )
+        with each():
+            place = f"{where}: {entry.place}"
+            if entry.list == "categories":
+                ids.append(entry.values.get("id"))
+            elif entry.list == "annotations":
+                name = entry.values.get("file_name")
+                if not isinstance(name, str):
+                    raise DataError(f'{place}: "file_name" is {name!r:.60}; expected the name of a PNG')
+                mask, stem = f"{top}ade20k_panoptic_{split}/{name}", PurePosixPath(name).stem
+                if stem in items:
+                    raise DataError(f"{place}: a second one of image {stem}; remove one of the two")
+                if stem not in images or mask not in masks:
+                    absent = mask if stem in images else f"{top}images/{_FOLDERS[split]}/{stem}.jpg"
+                    raise DataError(f"{place}: {absent} is absent; unpack or prepare the data set again")
+                rows = _rows(entry.values.get("segments_info"), len(categories), place)
+                items[stem] = Item(stem, images[stem], mask, rows)
+    with each():
+        if ids != [category.id for category in categories]:
+            raise DataError(
+                f"{where}: its categories are not ADE20K's 150 with ids from 0 to 149; prepare the file again (for"
+                " other classes, use COCO's layout: annotations/panoptic_SPLIT.json)"
+            )
+    for mask in sorted(masks - {item.annotation for item in items.values()}):
+        tell(DataError(f"{archive.where(mask)}: no annotation of {file} is of this PNG; remove it"))
     count = len(images.keys() - items.keys())
     left_out = (f"{count} images without an entry in {file}",) if count else ()
     return Split(archive, categories, tuple(items.values()), partial(_read_prepared, categories), left_out)
@@ -273,16 +286,19 @@ def _rows(segments: object, num_classes: int, place: str) -> bytes:
     rows: dict[int, tuple[int, int, int]] = {}
     for index, segment in enumerate(segments):
         here = f"{place}.segments_info[{index}]"
-        if not isinstance(segment, dict):
-            raise DataError(f"{here} is {segment!r:.60}; expected an object")
-        id, label = segment.get("id"), segment.get("category_id")
-        if type(id) is not int or not 0 < id < 1 << 24:
-            raise DataError(f'{here}: "id" is {id!r:.60}; a colour says whole numbers from 1 to {(1 << 24) - 1}')
-        if id in rows:
-            raise DataError(f"{here}: a second segment with id {id}; give each its own")
-        if type(label) is not int or not 0 <= label < num_classes:
-            raise DataError(f'{here}: "category_id" is {label!r:.60}; ADE20K has 0 to {num_classes - 1}')
-        rows[id] = (id, label, int(flag(segment, "iscrowd", False, here)))
+        with each():
+            if not isinstance(segment, dict):
+                raise DataError(f"{here} is {segment!r:.60}; expected an object")
+            id, label = segment.get("id"), segment.get("category_id")
+            if type(id) is not int or not 0 < id < 1 << 24:
+                raise DataError(
+                    f'{here}: "id" is {id!r:.60}; a colour says whole numbers from 1 to {(1 << 24) - 1}'
+                )
+            if id in rows:
+                raise DataError(f"{here}: a second segment with id {id}; give each its own")
+            if type(label) is not int or not 0 <= label < num_classes:
+                raise DataError(f'{here}: "category_id" is {label!r:.60}; ADE20K has 0 to {num_classes - 1}')
+            rows[id] = (id, label, int(flag(segment, "iscrowd", False, here)))
     return np.array(list(rows.values()), dtype=np.int32).tobytes()
 
 

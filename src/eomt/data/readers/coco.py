@@ -12,13 +12,14 @@ those of images that the file does not list and the root of Roboflow's class tre
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from eomt.data.archive import Archive
+from eomt.data.problems import each, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.coco_json import (
     Entry,
@@ -33,8 +34,9 @@ from eomt.data.readers.coco_json import (
     read_categories,
     some,
 )
+from eomt.data.readers.shapes import run_lengths, union
 from eomt.errors import DataError
-from eomt.masks import Rle, RleMasks, rle_of_counts, rle_of_polygons
+from eomt.masks import Rle, RleMasks
 from eomt.types import Segments
 
 __all__ = ["FORMAT"]
@@ -129,13 +131,12 @@ def _open(archive: Archive, split: str) -> Split:
     categories = read_categories(gathered.categories, where, things=True, ignored=roots)
     labels = {category.id: label for label, category in enumerate(categories)}
     for id, entry in gathered.used.items():
-        if id not in labels:
-            raise DataError(
-                f"{where}: {entry}: category_id {id!r} is not among the categories "
-                f"({some(sorted(labels))}); add the category, or remove its annotations"
-            )
+        if id not in labels and not strict():  # else each annotation is told when its image is read
+            raise DataError(f"{where}: {entry}: {_no_category(id, labels)}")
     pictures = gathered.pictures
     strangers = sum(len(texts) for id, texts in gathered.texts.items() if id not in pictures)
+    if strict():
+        _tell_strangers(gathered, where)
     total = sum(map(len, gathered.texts.values()))
     if not total and gathered.counts:
         raise DataError(f"{where}: none of the annotations has a mask (boxes only); export segmentations")
@@ -144,8 +145,14 @@ def _open(archive: Archive, split: str) -> Split:
         raise DataError(f"{where}: {what}; export the file again")
     paths = find_images(archive, where, pictures.values(), image_folders(name, split))
     items = tuple(
-        Item(image_id, path, name, _Content(f"[{','.join(gathered.texts.pop(id, ()))}]".encode(), picture.size))
-        for image_id, path, (id, picture) in zip(name_images(paths, where), paths, pictures.items(), strict=True)
+        Item(
+            image_id,
+            path,
+            name,
+            _Content(f"[{','.join(gathered.texts.pop(id, ()))}]".encode(), pictures[id].size),
+            id,
+        )
+        for image_id, (id, path) in zip(name_images(paths.values()), paths.items(), strict=True)
     )
     left_out = [f"{count} {what}" for what, count in gathered.counts.items()]
     if strangers:
@@ -173,19 +180,37 @@ def _gather(archive: Archive, name: str) -> _Gathered:
     found = _Gathered({}, [], {}, {}, Counter())
     ids = set()
     for entry in entries(archive, name):
-        if entry.list == "annotations":
-            id = entry.values.get("id")
-            if id is not None:
-                if not is_id(id) or id in ids:
-                    wrong = "two annotations have this id" if is_id(id) else "no id"
-                    raise DataError(f'{where}: {entry.place}: "id" is {id!r:.60}: {wrong}; number them anew')
-                ids.add(id)
-            _gather_annotation(entry, where, found)
-        elif entry.list == "categories":
-            found.categories.append(entry)
-        else:
-            add_picture(found.pictures, entry, where)
+        with each():
+            if entry.list == "annotations":
+                id = entry.values.get("id")
+                if id is not None:
+                    if not is_id(id) or id in ids:
+                        wrong = "two annotations have this id" if is_id(id) else "no id"
+                        raise DataError(f'{where}: {entry.place}: "id" is {id!r:.60}: {wrong}; number them anew')
+                    ids.add(id)
+                _gather_annotation(entry, where, found)
+            elif entry.list == "categories":
+                found.categories.append(entry)
+            else:
+                add_picture(found.pictures, entry, where)
     return found
+
+
+def _tell_strangers(found: _Gathered, where: str) -> None:
+    """Tell the annotations of images that the file does not list."""
+    for image, texts in found.texts.items():
+        if image not in found.pictures:
+            ids = some(json.loads(text).get("id", "without id") for text in texts)
+            tell(
+                DataError(f'{where}: annotation {ids}: "image_id" is {image!r:.60}, which "images" does not list')
+            )
+
+
+def _no_category(id: int, labels: Iterable[int]) -> str:
+    return (
+        f"category_id {id!r} is not among the categories ({some(sorted(labels))}); add the category, or remove "
+        "its annotations"
+    )
 
 
 def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
@@ -246,21 +271,26 @@ def _read_segments(labels: Mapping[int, int], archive: Archive, item: Item, size
             f"it is {size[1]} x {size[0]} upright, but {width} x {height} by the file: masks would not fit; "
             "export the annotations for these images (turned as their EXIF orientation says)"
         )
-    annotations = json.loads(content.annotations)
-    rles = tuple(_rle(annotation, size) for annotation in annotations)
+    found: list[tuple[Rle, int, bool]] = []
+    for annotation in json.loads(content.annotations):
+        with each():
+            rle = _rle(annotation, labels, size)
+            found.append((rle, labels[annotation["category_id"]], bool(annotation.get("iscrowd", 0))))
     return Segments(
-        RleMasks(size, rles),
-        torch.tensor([labels[annotation["category_id"]] for annotation in annotations], dtype=torch.int64),
-        torch.tensor([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=torch.bool),
+        RleMasks(size, tuple(rle for rle, _, _ in found)),
+        torch.tensor([label for _, label, _ in found], dtype=torch.int64),
+        torch.tensor([crowd for _, _, crowd in found], dtype=torch.bool),
     )
 
 
-def _rle(annotation: dict[str, Any], size: tuple[int, int]) -> Rle:
-    segmentation = annotation["segmentation"]
+def _rle(annotation: dict[str, Any], labels: Mapping[int, int], size: tuple[int, int]) -> Rle:
+    segmentation, category = annotation["segmentation"], annotation["category_id"]
     try:
+        if category not in labels:  # where faults are collected
+            raise ValueError(_no_category(category, labels))
         if isinstance(segmentation, dict):
-            return rle_of_counts(segmentation["counts"], segmentation["size"], size)
-        return rle_of_polygons(_outlines(segmentation), size)
+            return run_lengths(segmentation["counts"], segmentation["size"], size)
+        return union(_outlines(segmentation), size)
     except ValueError as error:
         raise ValueError(f"annotation {annotation.get('id', 'without id')}: {error}") from error
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn, TypeGuard
 from eomt.categories import Category, class_table, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
+from eomt.data.problems import at_once, each
 from eomt.errors import DataError
 
 __all__ = [
@@ -99,9 +100,11 @@ def _elements(text: str, here: int, name: str, where: str) -> Generator[Entry, N
         start = _skip(text, here + 1)
         place = f"{name}[{index}]"
         values, here = _value(text, start, place, where)
-        if not isinstance(values, dict):
-            raise DataError(f"{where}: {place} is {values!r:.60}; expected an object")
-        yield Entry(name, values, text[start:here], place)
+        with each():
+            if not isinstance(values, dict):
+                raise DataError(f"{where}: {place} is {values!r:.60}; expected an object")
+        if isinstance(values, dict):
+            yield Entry(name, values, text[start:here], place)
         sign = _expect(text, here, ",]", place, where)
         index += 1
     return _skip(text, here + 1)
@@ -200,27 +203,31 @@ def read_categories(
     known = {(category.id, category.name): category.color for category in class_table("coco_panoptic")}
     found: dict[int, Category] = {}
     for entry in given:
-        place, values = f"{where}: {entry.place}", entry.values
-        id, name, color = values.get("id"), values.get("name"), values.get("color")
-        if type(id) is not int or not 0 <= id < 2**31:
-            raise DataError(f'{place}: "id" is {id!r:.60}; every category needs a whole number from 0')
-        if id in ignored:
-            continue
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f'{place}: "name" is {name!r:.60}; every category needs one')
-        if id in found:
-            raise DataError(f"{where}: two categories have the id {id}, {found[id].name} and {name}; renumber one")
-        if color is None:
-            color = known.get((id, name))
-        elif not isinstance(color, list) or len(color) != 3 or any(part not in range(256) for part in color):
-            raise DataError(f'{place}, {name}: "color" is {color!r:.60}; use [r, g, b], each from 0 to 255')
-        is_thing = flag(values, "isthing", things, f"{place}, {name}")
-        found[id] = Category(name, is_thing, id, distinct_color(len(found)) if color is None else tuple(color))
+        with each():
+            place, values = f"{where}: {entry.place}", entry.values
+            id, name, color = values.get("id"), values.get("name"), values.get("color")
+            if type(id) is not int or not 0 <= id < 2**31:
+                raise DataError(f'{place}: "id" is {id!r:.60}; every category needs a whole number from 0')
+            if id in ignored:
+                continue
+            if id in found:
+                other = found[id].name
+                raise DataError(f"{where}: two categories have the id {id}, {other} and {name}; renumber one")
+            default = distinct_color(len(found))
+            found[id] = Category(f"id {id}", bool(things), id, default)  # stays where faults are collected
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f'{place}: "name" is {name!r:.60}; every category needs one')
+            if color is None:
+                color = known.get((id, name), default)
+            elif not isinstance(color, list) or len(color) != 3 or any(part not in range(256) for part in color):
+                raise DataError(f'{place}, {name}: "color" is {color!r:.60}; use [r, g, b], each from 0 to 255')
+            found[id] = Category(name, flag(values, "isthing", things, f"{place}, {name}"), id, tuple(color))
     if not found:
         raise DataError(f"{where}: no categories; the list must name every class")
-    twice = [name for name, count in Counter(category.name for category in found.values()).items() if count > 1]
-    if twice:
-        raise DataError(f"{where}: two categories have the name {twice[0]!r}; give each its own")
+    for name, count in Counter(category.name for category in found.values()).items():
+        with each():
+            if count > 1:
+                raise DataError(f"{where}: two categories have the name {name!r}; give each its own")
     return tuple(found[id] for id in sorted(found))
 
 
@@ -237,12 +244,14 @@ def image_folders(annotation: str, split: str) -> list[str]:
 
 def find_images(
     archive: Archive, where: str, pictures: Iterable[Picture], folders: list[str], masks: str = ""
-) -> list[str]:
+) -> dict[int | str, str]:
     """Find the file of every picture in the first of these folders that has it, else anywhere by its bare name.
 
     Names in the file may be paths of another machine: their ends count. A folder of `masks` is not looked into.
-    Raises DataError naming pictures that are not there.
+    Gives the files by the ids of the pictures. Raises DataError naming pictures that are not there, and files that
+    two pictures name.
     """
+    pictures = list(pictures)
     wanted = {picture.file_name: _parts(picture.file_name) for picture in pictures}
     found: dict[str, str] = {}
     for folder in folders:
@@ -260,30 +269,34 @@ def find_images(
                 by_name.setdefault(path.rsplit("/", 1)[-1], []).append(path)
         for name, parts in wanted.items():
             paths = by_name.get(parts[-1] if parts else "", [])
-            if name not in found and len(paths) > 1:
-                raise DataError(f"{where}: image {name} can be any of {some(paths)}; keep the right one")
+            with each():
+                if name not in found and len(paths) > 1:
+                    raise DataError(f"{where}: image {name} can be any of {some(paths)}; keep the right one")
             if name not in found and paths:
                 found[name] = paths[0]
     lost = [name for name in wanted if name not in found]
-    if lost:
-        raise DataError(
-            f"{where}: {len(lost)} of {len(wanted)} images are not there: {some(lost)}; put them into "
-            f"{folders[0]}/, or take them out of the file"
-        )
-    return [found[picture.file_name] for picture in pictures]
+    for names in at_once(lost):
+        with each():
+            raise DataError(
+                f"{where}: {len(lost)} of {len(wanted)} images are not there: {some(names)}; put them into "
+                f"{folders[0]}/, or take them out of the file"
+            )
+    owners: dict[str, int | str] = {}
+    for picture in pictures:
+        with each():
+            file = found.get(picture.file_name)
+            if file is not None and owners.setdefault(file, picture.id) != picture.id:
+                raise DataError(f"{where}: two images are the file {file}; remove one (id {picture.id!r:.60})")
+    return {id: path for path, id in owners.items()}
 
 
 def _parts(file_name: str) -> tuple[str, ...]:
     return tuple(part for part in re.split(r"[\\/]+", file_name) if part not in ("", ".", ".."))
 
 
-def name_images(paths: list[str], where: str) -> list[str]:
-    """Name images by their files' names without suffix; where two would be one, by their whole paths.
-
-    Raises DataError where two are the same file.
-    """
-    if len(set(paths)) < len(paths):
-        raise DataError(f"{where}: two images are the file {Counter(paths).most_common(1)[0][0]}; remove one")
+def name_images(paths: Iterable[str]) -> list[str]:
+    """Name images by their files' names without suffix; where two would be one, by their whole paths."""
+    paths = list(paths)
     stems = [path.rsplit("/", 1)[-1].rsplit(".", 1)[0] for path in paths]
     if len(set(stems)) == len(stems):
         return stems

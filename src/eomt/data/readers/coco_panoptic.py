@@ -6,7 +6,7 @@ by their ids; crowds are kept as such. The images of an entry are found as `coco
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 from eomt.data.archive import Archive
 from eomt.data.images import read_color_map
 from eomt.data.parts import Part, require_size, segments_of
+from eomt.data.problems import at_once, each, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.coco_json import (
     Entry,
@@ -80,20 +81,20 @@ def _open(archive: Archive, split: str) -> Split:
     categories = read_categories(found.categories, where, things=None)
     labels = {category.id: label for label, category in enumerate(categories)}
     for id, place in found.used.items():
-        if id not in labels:
-            raise DataError(
-                f"{where}: {place}: category_id {id} is not among the categories ({some(sorted(labels))}); add "
-                "it, or remove its segments (and paint them with 0)"
-            )
+        if id not in labels and not strict():  # else each segment is told when its image is read
+            raise DataError(f"{where}: {place}: {_no_category(id, labels)}")
+    if strict():
+        _tell_strangers(archive, name, found)
     pictures = {id: picture for id, picture in found.pictures.items() if id in found.masks}
     if not pictures:
         raise DataError(f'{where}: no annotation\'s "image_id" is the id of an image; export the file again')
     masks = name.removesuffix(".json")
     paths = find_images(archive, where, pictures.values(), image_folders(name, split), masks)
-    pngs = _find_masks(archive, where, masks, [found.masks[id].file_name for id in pictures])
+    pngs = _find_masks(archive, where, masks, {id: found.masks[id].file_name for id in paths})
     items = tuple(
-        Item(image_id, path, png, found.masks[id].segments)
-        for image_id, path, png, id in zip(name_images(paths, where), paths, pngs, pictures, strict=True)
+        Item(image_id, path, pngs[id], found.masks[id].segments, id)
+        for image_id, (id, path) in zip(name_images(paths.values()), paths.items(), strict=True)
+        if id in pngs
     )
     counts = {
         "images without an annotation": len(found.pictures) - len(pictures),
@@ -125,13 +126,34 @@ def _gather(archive: Archive, name: str) -> _Gathered:
     where = archive.where(name)
     found = _Gathered({}, [], {}, {})
     for entry in entries(archive, name):
-        if entry.list == "annotations":
-            _gather_annotation(entry, where, found)
-        elif entry.list == "categories":
-            found.categories.append(entry)
-        else:
-            add_picture(found.pictures, entry, where)
+        with each():
+            if entry.list == "annotations":
+                _gather_annotation(entry, where, found)
+            elif entry.list == "categories":
+                found.categories.append(entry)
+            else:
+                add_picture(found.pictures, entry, where)
     return found
+
+
+def _tell_strangers(archive: Archive, name: str, found: _Gathered) -> None:
+    """Tell the annotations of images that the file does not list, and PNGs that no annotation names."""
+    where, folder = archive.where(name), name.removesuffix(".json")
+    for id, mask in found.masks.items():
+        if id not in found.pictures:
+            place = f"annotation of {mask.file_name}"
+            tell(DataError(f'{where}: {place}: "image_id" is {id!r:.60}, which "images" does not list'))
+    named = {f"{folder}/{mask.file_name}" for mask in found.masks.values()}
+    for png in archive.names(folder):
+        if png.lower().endswith(".png") and png not in named:
+            tell(DataError(f"{archive.where(png)}: no annotation of {name} names this PNG; remove it"))
+
+
+def _no_category(id: int, labels: Iterable[int]) -> str:
+    return (
+        f"category_id {id} is not among the categories ({some(sorted(labels))}); add it, or remove its segments "
+        "(and paint them with 0)"
+    )
 
 
 def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
@@ -148,12 +170,13 @@ def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
         )
     rows: dict[int, tuple[int, int, int]] = {}
     for segment in given:
-        row = _row(segment, f"{where}: {place}")
-        if row[0] in rows:
-            raise DataError(f"{where}: {place}: two segments have the id {row[0]}; give each its own")
-        rows[row[0]] = row
-        if row[1] not in found.used:
-            found.used[row[1]] = place
+        with each():
+            row = _row(segment, f"{where}: {place}")
+            if row[0] in rows:
+                raise DataError(f"{where}: {place}: two segments have the id {row[0]}; give each its own")
+            rows[row[0]] = row
+            if row[1] not in found.used:
+                found.used[row[1]] = place
     found.masks[image] = _Mask(file_name, np.array([*rows.values()], dtype=np.int64).tobytes())
 
 
@@ -168,16 +191,19 @@ def _row(segment: Any, place: str) -> tuple[int, int, int]:
     return id, category, int(flag(segment, "iscrowd", False, f"{place}: segment {id}"))
 
 
-def _find_masks(archive: Archive, where: str, folder: str, file_names: list[str]) -> list[str]:
+def _find_masks(
+    archive: Archive, where: str, folder: str, file_names: Mapping[int | str, str]
+) -> dict[int | str, str]:
     listed = set(archive.names(folder))
-    paths = [f"{folder}/{name}" for name in file_names]
-    lost = [path for path in paths if path not in listed]
-    if lost:
-        raise DataError(
-            f"{where}: {len(lost)} of {len(paths)} PNGs are not there: {some(lost)}; unpack them all, or take "
-            "their images out of the file"
-        )
-    return paths
+    paths = {id: f"{folder}/{name}" for id, name in file_names.items()}
+    lost = [path for path in paths.values() if path not in listed]
+    for names in at_once(lost):
+        with each():
+            raise DataError(
+                f"{where}: {len(lost)} of {len(paths)} PNGs are not there: {some(names)}; unpack them all, or "
+                "take their images out of the file"
+            )
+    return {id: path for id, path in paths.items() if path in listed}
 
 
 def _read_segments(
@@ -186,8 +212,12 @@ def _read_segments(
     ids = read_color_map(archive.read(item.annotation), archive.where(item.annotation))
     require_size(ids, size, "the PNG")
     rows = np.frombuffer(item.content, dtype=np.int64).reshape(-1, 3).tolist()
-    parts: dict[int, Part | None] = {id: Part(labels[category], id, bool(crowd)) for id, category, crowd in rows}
-    parts[0] = None
+    parts: dict[int, Part | None] = {0: None}
+    for id, category, crowd in rows:
+        parts[id] = Part(labels[category], id, bool(crowd)) if category in labels else None
+        with each():
+            if category not in labels:
+                raise ValueError(f"{json_name}: segment {id}: {_no_category(category, labels)}")
 
     def part_of(id: int) -> Part | None:
         if id not in parts:
@@ -200,9 +230,12 @@ def _read_segments(
     segments = segments_of(ids, part_of)
     if len(segments) < len(rows):
         lost = [id for id, _, _ in rows if not (ids == id).any()]
-        raise ValueError(
-            f"{json_name} lists segments {some(lost)}, which the PNG does not have; export both together"
-        )
+        for some_lost in at_once(lost):
+            with each():
+                raise ValueError(
+                    f"{json_name} lists segments {some(some_lost)}, which the PNG does not have; export both "
+                    "together"
+                )
     return segments
 
 

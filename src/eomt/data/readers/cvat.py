@@ -25,6 +25,7 @@ import numpy as np
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
+from eomt.data.problems import at_once, each
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import (
     COCO_FILES,
@@ -38,9 +39,12 @@ from eomt.data.readers.shapes import (
     numbers,
     parse_json,
     pasted,
+    require_pixels,
+    run_lengths,
+    union,
 )
 from eomt.errors import DataError
-from eomt.masks import Rle, rle_of_counts, rle_of_polygons
+from eomt.masks import Rle
 from eomt.types import Segments
 
 __all__ = ["FORMATS"]
@@ -162,20 +166,22 @@ def _xml_open(archive: Archive, split: str) -> Split:
     left_out: Counter[str] = Counter()
     for image in document.images:
         for shape in image.shapes:
-            label = shape.fields.get("label")
-            if shape.kind in _XML_KINDS and label not in labels:
-                name = image.fields.get("name")
-                raise DataError(
-                    f"{where}: image {name!r:.80}: shape {shape.number}, a {shape.kind}: its label {label!r:.80} "
-                    "is not in the list of labels at the top; add it there, or correct the shape"
-                )
+            with each():
+                label = shape.fields.get("label")
+                if shape.kind in _XML_KINDS and label not in labels:
+                    name = image.fields.get("name")
+                    raise DataError(
+                        f"{where}: image {name!r:.80}: shape {shape.number}, a {shape.kind}: its label "
+                        f"{label!r:.80} is not in the list of labels at the top; add it there, or correct the "
+                        "shape"
+                    )
     for image in chosen:
         left_out.update(shape.kind for shape in image.shapes if shape.kind not in _XML_KINDS)
     names = [image.fields.get("name", "") for image in chosen]
     files = _find_images(archive, names, split, where)
     items = tuple(
-        Item(id, file, _XML, (image.fields, tuple(shape for shape in image.shapes if shape.kind in _XML_KINDS)))
-        for id, file, image in zip(image_ids(files), files, chosen, strict=True)
+        Item(id, file, _XML, (chosen[n].fields, tuple(s for s in chosen[n].shapes if s.kind in _XML_KINDS)))
+        for id, (file, n) in zip(image_ids(list(files)), files.items(), strict=True)
     )
     return Split(archive, categories, items, partial(_xml_segments, labels), _told(left_out))
 
@@ -210,31 +216,38 @@ def _rgb(color: str) -> tuple[int, int, int] | None:
     return red, green, blue
 
 
-def _find_images(archive: Archive, names: Sequence[str], split: str, where: str) -> list[str]:
-    """Find the files of images by name. Raises DataError where some are not there, or one is meant twice."""
+def _find_images(archive: Archive, names: Sequence[str], split: str, where: str) -> dict[str, int]:
+    """Find the files of images by name; give the place of each one's name in the list.
+
+    Raises DataError where some are not there, or one is meant twice.
+    """
     images = Images(archive)
     folders = (f"images/{split}", "images", "")
-    found: dict[str, str] = {}
+    found: dict[str, int] = {}
     missing = []
-    for name in names:
-        try:
-            file = images.find(name, folders, split)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from error
-        if file is None:
-            missing.append(name)
-        elif file in found:
+    for place, name in enumerate(names):
+        with each():
+            try:
+                file = images.find(name, folders, split)
+            except ValueError as error:
+                raise DataError(f"{where}: {error}") from error
+            if file is None:
+                missing.append(name)
+            elif file in found:
+                other = names[found[file]]
+                raise DataError(
+                    f"{where}: the images {other!r:.80} and {name!r:.80} are both {file}; remove one of them"
+                )
+            else:
+                found[file] = place
+    for some in at_once(missing):
+        with each():
+            listed = ", ".join(f"{name!r:.80}" for name in some[:3]) + (", ..." if len(some) > 3 else "")
             raise DataError(
-                f"{where}: the images {found[file]!r:.80} and {name!r:.80} are both {file}; remove one of them"
+                f"{where}: {len(missing)} of {len(names)} images of {split} are not there: {listed}; "
+                f"{_IMAGES_ADVICE}"
             )
-        else:
-            found[file] = name
-    if missing:
-        listed = ", ".join(f"{name!r:.80}" for name in missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise DataError(
-            f"{where}: {len(missing)} of {len(names)} images of {split} are not there: {listed}; {_IMAGES_ADVICE}"
-        )
-    return list(found)
+    return found
 
 
 def _xml_segments(labels: Mapping[str, int], archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
@@ -242,13 +255,16 @@ def _xml_segments(labels: Mapping[str, int], archive: Archive, item: Item, size:
     check_size((_whole(fields, "width", None), _whole(fields, "height", None)), size, "width and height")
     drawn = []
     for shape in shapes:
-        label = shape.fields["label"]
-        try:
-            group = _whole(shape.fields, "group_id", 0) or None
-            mask = Drawn(labels[label], group, _xml_mask(shape, size))
-            drawn.append((_whole(shape.fields, "z_order", 0) or 0, mask))
-        except ValueError as error:
-            raise ValueError(f"shape {shape.number}, a {shape.kind} ({label}): {error}") from error
+        label = shape.fields.get("label", "")
+        if label not in labels:  # told when the split was opened
+            continue
+        with each():
+            try:
+                group = _whole(shape.fields, "group_id", 0) or None
+                mask = Drawn(labels[label], group, _xml_mask(shape, size))
+                drawn.append((_whole(shape.fields, "z_order", 0) or 0, mask))
+            except ValueError as error:
+                raise ValueError(f"shape {shape.number}, a {shape.kind} ({label}): {error}") from error
     return _stacked(drawn, size)
 
 
@@ -263,14 +279,14 @@ def _xml_mask(shape: _Shape, size: tuple[int, int]) -> Rle:
         points = [numbers(point, "points") for point in _field(fields, "points").split(";")]
         if any(len(point) != 2 for point in points):
             raise ValueError(f'"points" is {fields["points"]!r:.60}; expected x,y;x,y;...')
-        return rle_of_polygons([[value for point in points for value in point]], size)
+        return union([[value for point in points for value in point]], size)
     if shape.kind == "ellipse":
         x, y, rx, ry = (_one(fields, name) for name in ("cx", "cy", "rx", "ry"))
-        return rle_of_polygons([ellipse((x, y), (rx, ry), _one(fields, "rotation", "0"))], size)
-    return _run_lengths(fields, size)
+        return union([ellipse((x, y), (rx, ry), _one(fields, "rotation", "0"))], size)
+    return _row_lengths(fields, size)
 
 
-def _run_lengths(fields: Mapping[str, str], size: tuple[int, int]) -> Rle:
+def _row_lengths(fields: Mapping[str, str], size: tuple[int, int]) -> Rle:
     """Read CVAT's own run lengths: row by row within a box, zeros first."""
     left, top, width, height = (_required(fields, name) for name in ("left", "top", "width", "height"))
     if min(left, top) < 0 or min(width, height) < 1 or left + width > size[1] or top + height > size[0]:
@@ -286,7 +302,9 @@ def _run_lengths(fields: Mapping[str, str], size: tuple[int, int]) -> Rle:
         )
     counts = np.array(runs, dtype=np.int64)
     patch = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
-    return pasted(patch, left, top, size)
+    rle = pasted(patch, left, top, size)
+    require_pixels(rle)
+    return rle
 
 
 def _field(fields: Mapping[str, str], name: str, default: str | None = None) -> str:
@@ -360,16 +378,18 @@ def _datumaro_open(archive: Archive, split: str) -> Split:
     contents = []
     names = []
     for index, entry in enumerate(document["items"]):
-        names.append(_datumaro_name(archive, entry, split, f"{where}: items[{index}]"))
-        kept, others = _datumaro_annotations(entry, len(categories), f"{where}: item {entry['id']!r:.80}")
-        left_out.update(others)
-        contents.append(json.dumps([(entry.get("image") or {}).get("size"), kept]).encode())
+        with each():
+            name = _datumaro_name(archive, entry, split, f"{where}: items[{index}]")
+            kept, others = _datumaro_annotations(entry, len(categories), f"{where}: item {entry['id']!r:.80}")
+            left_out.update(others)
+            contents.append(json.dumps([(entry.get("image") or {}).get("size"), kept]).encode())
+            names.append(name)
     if not names:
         raise DataError(f'{where}: no "items"; the split has no images')
     found = _find_images(archive, names, split, where)
     items = tuple(
-        Item(id, file, files[split], content)
-        for id, file, content in zip(image_ids(found), found, contents, strict=True)
+        Item(id, file, files[split], contents[place])
+        for id, (file, place) in zip(image_ids(list(found)), found.items(), strict=True)
     )
     return Split(archive, categories, items, _datumaro_segments, _told(left_out))
 
@@ -401,20 +421,21 @@ def _datumaro_annotations(
         raise DataError(f'{where}: "annotations" is {annotations!r:.60}; expected a list')
     kept, others = [], []
     for index, annotation in enumerate(annotations):
-        if not isinstance(annotation, dict) or not isinstance(annotation.get("type"), str):
-            raise DataError(f'{where}: annotations[{index}] has no "type"; expected polygon, mask, bbox, ...')
-        label = annotation.get("label_id")
-        if annotation["type"] not in ("polygon", "mask"):
-            others.append(annotation["type"])
-        elif label is None:
-            others.append(f"{annotation['type']} without a label")
-        elif isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
-            raise DataError(
-                f'{where}: annotations[{index}] has the "label_id" {label!r:.40}, but there are {classes} labels, '
-                "numbered from 0; correct it"
-            )
-        else:
-            kept.append(annotation)
+        with each():
+            if not isinstance(annotation, dict) or not isinstance(annotation.get("type"), str):
+                raise DataError(f'{where}: annotations[{index}] has no "type"; expected polygon, mask, bbox, ...')
+            label = annotation.get("label_id")
+            if annotation["type"] not in ("polygon", "mask"):
+                others.append(annotation["type"])
+            elif label is None:
+                others.append(f"{annotation['type']} without a label")
+            elif isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
+                raise DataError(
+                    f'{where}: annotations[{index}] has the "label_id" {label!r:.40}, but there are {classes} '
+                    "labels, numbered from 0; correct it"
+                )
+            else:
+                kept.append(annotation)
     return kept, others
 
 
@@ -425,8 +446,9 @@ def _datumaro_categories(categories: Any, where: str) -> tuple[Category, ...]:
         raise DataError(f'{where}: "categories" has no label.labels; export it again from CVAT as Datumaro')
     names = [label.get("name") if isinstance(label, dict) else None for label in labels]
     for index, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}: label {index} has the name {name!r:.60}; give it one")
+        with each():
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f"{where}: label {index} has the name {name!r:.60}; give it one")
     colors = _datumaro_colors(categories)
     return tuple(
         Category(str(name), True, index, colors.get(index, distinct_color(index)))
@@ -457,25 +479,26 @@ def _datumaro_segments(archive: Archive, item: Item, size: tuple[int, int]) -> S
         )
     drawn = []
     for annotation in annotations:
-        try:
-            order = annotation.get("z_order", 0)
-            if isinstance(order, bool) or not isinstance(order, int):
-                raise ValueError(f'"z_order" is {order!r:.40}; expected a whole number')
-            group = group_key(annotation.get("group"), "group") or None
-            drawn.append((order, Drawn(annotation["label_id"], group, _datumaro_mask(annotation, size))))
-        except ValueError as error:
-            name = f"{annotation['type']} with id {annotation.get('id')!r:.40}"
-            raise ValueError(f"{name}: {error}") from error
+        with each():
+            try:
+                order = annotation.get("z_order", 0)
+                if isinstance(order, bool) or not isinstance(order, int):
+                    raise ValueError(f'"z_order" is {order!r:.40}; expected a whole number')
+                group = group_key(annotation.get("group"), "group") or None
+                drawn.append((order, Drawn(annotation["label_id"], group, _datumaro_mask(annotation, size))))
+            except ValueError as error:
+                name = f"{annotation['type']} with id {annotation.get('id')!r:.40}"
+                raise ValueError(f"{name}: {error}") from error
     return _stacked(drawn, size)
 
 
 def _datumaro_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> Rle:
     if annotation["type"] == "polygon":
-        return rle_of_polygons([annotation.get("points")], size)
+        return union([annotation.get("points")], size)
     rle = annotation.get("rle")
     if not isinstance(rle, dict):
         raise ValueError(f'"rle" is {rle!r:.60}; expected an object with counts and size')
-    return rle_of_counts(rle.get("counts"), rle.get("size"), size)
+    return run_lengths(rle.get("counts"), rle.get("size"), size)
 
 
 FORMATS = (

@@ -43,6 +43,7 @@ import numpy as np
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, mask_kind, read_color_map, read_label_map
+from eomt.data.problems import at_once, each, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.mask_code import MaskCode, parse_code, read_categories, read_code
 from eomt.errors import DataError
@@ -140,11 +141,12 @@ def _by_stem(archive: Archive, folder: str, suffixes: tuple[str, ...]) -> dict[s
         if path.suffix.lower() not in suffixes:
             continue
         stem = str(path.with_suffix(""))
-        if stem in found:
-            raise DataError(
-                f"{archive.path}: {found[stem]} and {name} have one stem; rename or remove one of them"
-            )
-        found[stem] = name
+        with each():
+            if stem in found:
+                raise DataError(
+                    f"{archive.path}: {found[stem]} and {name} have one stem; rename or remove one of them"
+                )
+            found[stem] = name
     return found
 
 
@@ -157,25 +159,34 @@ def _find(archive: Archive, place: _Place) -> tuple[dict[str, str], dict[str, li
         images = {stem: name for stem, name in images.items() if stem not in masks}
     endings = {stem: [stem + ending for ending in _MASK_ENDINGS] for stem in images if stem not in masks}
     similar = {stem: [masks[name] for name in names if name in masks] for stem, names in endings.items()}
-    return images, {stem: similar[stem] if stem in similar else [masks[stem]] for stem in images}
+    taken = {stem: similar[stem] if stem in similar else [masks[stem]] for stem in images}
+    for mask in sorted(set(masks.values()) - {name for names in taken.values() for name in names}):
+        tell(
+            DataError(
+                f"{archive.where(mask)}: a mask, but there is no image of its name; add it, or remove the mask"
+            )
+        )
+    return images, taken
 
 
 def _pair(archive: Archive, split: str, place: _Place) -> tuple[Item, ...]:
     images, masks = _find(archive, place)
     lonely = [name for stem, name in images.items() if not masks[stem]]
-    if lonely:
-        raise DataError(
-            f"{archive.path}: {len(lonely)} of {len(images)} images of {split} have no mask: "
-            f"{', '.join(lonely[:3])}{', ...' if len(lonely) > 3 else ''}; put a PNG of the same stem into "
-            f"{place.masks} (an empty mask where there is nothing to see), or take the image out"
-        )
-    for stem, name in images.items():
-        if len(masks[stem]) > 1:
+    for names in at_once(lonely):
+        with each():
             raise DataError(
-                f"{archive.path}: {name} has several masks: {', '.join(masks[stem])}; keep one of them, or give "
-                "it the stem of its image"
+                f"{archive.path}: {len(lonely)} of {len(images)} images of {split} have no mask: "
+                f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; put a PNG of the same stem into "
+                f"{place.masks} (an empty mask where there is nothing to see), or take the image out"
             )
-    return tuple(Item(stem, name, masks[stem][0]) for stem, name in images.items())
+    for stem, name in images.items():
+        with each():
+            if len(masks[stem]) > 1:
+                raise DataError(
+                    f"{archive.path}: {name} has several masks: {', '.join(masks[stem])}; keep one of them, or "
+                    "give it the stem of its image"
+                )
+    return tuple(Item(stem, name, masks[stem][0]) for stem, name in images.items() if masks[stem])
 
 
 def _code_by_masks(archive: Archive, items: tuple[Item, ...]) -> MaskCode:

@@ -25,6 +25,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, mask_kind, read_color_map, read_label_map
 from eomt.data.parts import require_size
+from eomt.data.problems import each, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.mask_code import category_file, read_code
 from eomt.errors import DataError
@@ -71,14 +72,23 @@ def _open(archive: Archive, split: str) -> Split:
     label_of = {category.name: label for label, category in enumerate(categories)}
     single = next((label for label, category in enumerate(categories) if category.is_thing), 0)
     items = []
-    for image_id, images in splits[split].images.items():
-        if len(images) > 1:
-            raise DataError(
-                f"{archive.path}: {image_id} has several images: {', '.join(images[:3])}; keep one of them"
+    for image_id, masks in splits[split].masks.items():
+        if image_id not in splits[split].images:
+            tell(
+                DataError(
+                    f"{archive.where(masks[0].file)}: a mask of image {image_id}, which is not there; add it"
+                )
             )
+    for image_id, images in splits[split].images.items():
+        with each():
+            if len(images) > 1:
+                raise DataError(
+                    f"{archive.path}: {image_id} has several images: {', '.join(images[:3])}; keep one of them"
+                )
         shown = [
             (label_of[mask.kind] if mask.kind else single, mask.file)
             for mask in splits[split].masks.get(image_id, [])
+            if mask.kind is None or mask.kind in label_of  # others were told
         ]
         where = str(PurePosixPath(shown[0][1]).parent) if shown else images[0]
         items.append(Item(image_id, images[0], where, tuple(shown)))
@@ -96,15 +106,17 @@ def _read_segments(is_thing: tuple[bool, ...], archive: Archive, item: Item, siz
     rles: list[Rle] = []
     labels: list[int] = []
     for label, file in item.content:
-        mask = _read_mask(archive, file, size)
-        if not mask.any():
-            continue
-        if not is_thing[label] and label in labels:
-            place = labels.index(label)
-            rles[place] = encode_rle(decode_rle(rles[place]) | mask)
-            continue
-        rles.append(encode_rle(mask))
-        labels.append(label)
+        with each():
+            mask = _read_mask(archive, file, size)
+            if not mask.any():
+                tell(DataError(f"{archive.where(file)}: the mask has no pixels; remove it, or draw it again"))
+                continue
+            if not is_thing[label] and label in labels:
+                place = labels.index(label)
+                rles[place] = encode_rle(decode_rle(rles[place]) | mask)
+                continue
+            rles.append(encode_rle(mask))
+            labels.append(label)
     is_crowd = torch.zeros(len(labels), dtype=torch.bool)
     return Segments(RleMasks(size, tuple(rles)), torch.tensor(labels, dtype=torch.int64), is_crowd)
 
@@ -122,11 +134,12 @@ def _categories(archive: Archive, masks: list[_Mask]) -> tuple[Category, ...]:
     """Give the classes of the file that lists them, else those of the folders."""
     kinds = sorted({mask.kind for mask in masks if mask.kind})
     loose = next((mask.file for mask in masks if not mask.kind), None)
-    if kinds and loose:
-        raise DataError(
-            f"{archive.path}: some masks lie in folders of their class ({', '.join(kinds[:5])}), but {loose} does "
-            "not; move it into one"
-        )
+    with each():
+        if kinds and loose:
+            raise DataError(
+                f"{archive.path}: some masks lie in folders of their class ({', '.join(kinds[:5])}), but {loose} "
+                "does not; move it into one"
+            )
     code = read_code(archive)
     if code is None:
         return tuple(
@@ -137,11 +150,12 @@ def _categories(archive: Archive, masks: list[_Mask]) -> tuple[Category, ...]:
     if not file.endswith(".json"):  # where lists of names do not tell, single masks do
         listed = tuple(category._replace(is_thing=True) for category in listed)
     unknown = [kind for kind in kinds if kind not in {category.name for category in listed}]
-    if unknown:
-        raise DataError(
-            f"{archive.where(file)}: no class is called {unknown[0]!r}, as a folder of masks is; add it, or "
-            "rename the folder"
-        )
+    for kind in unknown:
+        with each():
+            raise DataError(
+                f"{archive.where(file)}: no class is called {kind!r}, as a folder of masks is; add it, or rename "
+                "the folder"
+            )
     if not kinds and len(listed) > 1 and sum(category.is_thing for category in listed) != 1:
         raise DataError(
             f"{archive.where(file)}: {len(listed)} classes, but the masks do not say which they show; put those "

@@ -29,10 +29,22 @@ from numpy.typing import NDArray
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
+from eomt.data.problems import each
 from eomt.data.reader import Format, Item, Split
-from eomt.data.readers.shapes import COCO_FILES, Drawn, Images, check_size, image_ids, joined, number, parse_json
+from eomt.data.readers.shapes import (
+    COCO_FILES,
+    Drawn,
+    Images,
+    check_size,
+    image_ids,
+    joined,
+    number,
+    parse_json,
+    require_pixels,
+    union,
+)
 from eomt.errors import DataError
-from eomt.masks import Rle, encode_rle, rle_of_polygons
+from eomt.masks import Rle, encode_rle
 from eomt.types import Segments
 
 __all__ = ["FORMAT"]
@@ -96,18 +108,21 @@ def _open(archive: Archive, split: str) -> Split:
         splits.add(_split_of(file))
         for task, where in _tasks(parse_json(content, archive.where(file)), archive.where(file)):
             told: Counter[str] = Counter()
-            results = _results(task, where, told)
-            regions = [] if results is None else list(_regions(results, where, told))
-            labels.update(region["label"] for region in regions)
-            if _split_of(file) != split:
-                continue
-            left_out += told
-            if results is None:
-                continue
-            image = _image_of(task, images, split, where)
-            if image in found:
-                raise DataError(f"{where}: its image {image} is that of {found[image][1]} too; remove one of them")
-            found[image] = file, where, json.dumps(regions).encode()
+            with each():
+                results = _results(task, where, told)
+                regions = [] if results is None else _regions(results, where, told)
+                labels.update(region["label"] for region in regions)
+                if _split_of(file) != split:
+                    continue
+                left_out += told
+                if results is None:
+                    continue
+                image = _image_of(task, images, split, where)
+                if image in found:
+                    raise DataError(
+                        f"{where}: its image {image} is that of {found[image][1]} too; remove one of them"
+                    )
+                found[image] = file, where, json.dumps(regions).encode()
     if split not in splits:
         raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(sorted(splits)) or 'none'}")
     if not found:
@@ -128,13 +143,18 @@ def _tasks(document: Sequence[Any], where: str) -> Iterator[tuple[Mapping[str, A
     """Give the tasks, each with its place for messages."""
     seen = set()
     for index, task in enumerate(document):
-        if not isinstance(task, dict):
-            raise DataError(f"{where}: task at place {index} is {task!r:.60}; expected an object")
-        id = task.get("id", f"at place {index}")
-        if not isinstance(id, int | str) or id in seen:
-            raise DataError(f'{where}: task at place {index}: "id" is {id!r:.60}; each task needs its own')
-        seen.add(id)
-        yield task, f"{where}: task {id}"
+        place = ""
+        with each():
+            if not isinstance(task, dict):
+                raise DataError(f"{where}: task at place {index} is {task!r:.60}; expected an object")
+            id = task.get("id", f"at place {index}")
+            place = f"{where}: task {id!r:.60} at place {index}"  # stays where faults are collected
+            if not isinstance(id, int | str) or id in seen:
+                raise DataError(f'{where}: task at place {index}: "id" is {id!r:.60}; each task needs its own')
+            seen.add(id)
+            place = f"{where}: task {id}"
+        if place:
+            yield task, place
 
 
 def _results(task: Mapping[str, Any], where: str, told: Counter[str]) -> Sequence[Any] | None:
@@ -166,46 +186,61 @@ def _standing(annotation: Mapping[str, Any]) -> tuple[bool, str]:
     return bool(annotation.get("ground_truth")), str(changed)
 
 
-def _regions(results: Sequence[Any], where: str, told: Counter[str]) -> Iterator[dict[str, Any]]:
+def _regions(results: Sequence[Any], where: str, told: Counter[str]) -> list[dict[str, Any]]:
     """Give the regions that are segments, each with its one label."""
+    typed = []
     for result in results:
-        if not isinstance(result, dict) or not isinstance(result.get("type"), str):
-            raise DataError(f'{where}: a result {result!r:.60} without a "type"; export it again')
+        with each():
+            if not isinstance(result, dict) or not isinstance(result.get("type"), str):
+                raise DataError(f'{where}: a result {result!r:.60} without a "type"; export it again')
+            typed.append(result)
     labels_by_id = {
         str(result.get("id")): result["value"].get("labels")
-        for result in results
+        for result in typed
         if result["type"] == "labels" and isinstance(result.get("value"), dict)
     }
-    for index, result in enumerate(results):
-        kind, id = _KINDS.get(result["type"]), str(result.get("id", f"at place {index}"))
-        place = f"{where}: region {id:.40} ({result['type']:.40})"
-        if result["type"] == "labels" or result["type"] in _NO_REGIONS:  # they say more of an image or a region
-            continue
-        if kind is None:
-            told[f"regions that are neither polygons nor brush masks ({result['type']:.40})"] += 1
-            continue
-        value = result.get("value")
-        if not isinstance(value, dict):
-            raise DataError(f'{place}: "value" is {value!r:.60}; expected an object')
-        labels = value.get(result["type"]) or value.get("labels") or labels_by_id.get(id) or []
-        if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
-            raise DataError(f"{place}: its labels are {labels!r:.60}; expected a list of names")
-        if len(labels) > 1:
-            raise DataError(f"{place}: has the labels {', '.join(labels):.80}; a segment has one: correct it")
-        if not labels:
-            told["regions without a label"] += 1
-            continue
-        if kind == "polygon" and value.get("closed") is False:
-            told["polygons that were not closed"] += 1
-            continue
-        if result.get("image_rotation") not in (None, 0):
-            raise DataError(
-                f'{place}: "image_rotation" is {result["image_rotation"]!r:.20}: it was drawn on a turned image, '
-                "which cannot be read; turn the image back in Label Studio, or the file itself, and label it anew"
-            )
-        size = result.get("original_width"), result.get("original_height")
-        content = {key: value.get(key) for key in (("points",) if kind == "polygon" else ("format", "rle"))}
-        yield {"id": id, "kind": kind, "label": labels[0], "size": size, **content}
+    regions = []
+    for index, result in enumerate(typed):
+        with each():
+            region = _region(result, str(result.get("id", f"at place {index}")), labels_by_id, where, told)
+            if region is not None:
+                regions.append(region)
+    return regions
+
+
+def _region(
+    result: Mapping[str, Any], id: str, labels_by_id: Mapping[str, Any], where: str, told: Counter[str]
+) -> dict[str, Any] | None:
+    """Give a region with its one label; None where it is no segment."""
+    kind = _KINDS.get(result["type"])
+    place = f"{where}: region {id:.40} ({result['type']:.40})"
+    if result["type"] == "labels" or result["type"] in _NO_REGIONS:  # they say more of an image or a region
+        return None
+    if kind is None:
+        told[f"regions that are neither polygons nor brush masks ({result['type']:.40})"] += 1
+        return None
+    value = result.get("value")
+    if not isinstance(value, dict):
+        raise DataError(f'{place}: "value" is {value!r:.60}; expected an object')
+    labels = value.get(result["type"]) or value.get("labels") or labels_by_id.get(id) or []
+    if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
+        raise DataError(f"{place}: its labels are {labels!r:.60}; expected a list of names")
+    if len(labels) > 1:
+        raise DataError(f"{place}: has the labels {', '.join(labels):.80}; a segment has one: correct it")
+    if not labels:
+        told["regions without a label"] += 1
+        return None
+    if kind == "polygon" and value.get("closed") is False:
+        told["polygons that were not closed"] += 1
+        return None
+    if result.get("image_rotation") not in (None, 0):
+        raise DataError(
+            f'{place}: "image_rotation" is {result["image_rotation"]!r:.20}: it was drawn on a turned image, '
+            "which cannot be read; turn the image back in Label Studio, or the file itself, and label it anew"
+        )
+    size = result.get("original_width"), result.get("original_height")
+    content = {key: value.get(key) for key in (("points",) if kind == "polygon" else ("format", "rle"))}
+    return {"id": id, "kind": kind, "label": labels[0], "size": size, **content}
 
 
 def _image_of(task: Mapping[str, Any], images: Images, split: str, where: str) -> str:
@@ -262,13 +297,17 @@ def _drawn(
     regions: Iterable[Mapping[str, Any]], labels: Mapping[str, int], size: tuple[int, int]
 ) -> Iterator[Drawn]:
     for region in regions:
-        try:
-            check_size((region["size"][0], region["size"][1]), size, '"original_width" and "original_height"')
-            mask = _polygon(region["points"], size) if region["kind"] == "polygon" else _brush(region, size)
-            yield Drawn(labels[region["label"]], None, mask)
-        except ValueError as error:
-            kind, id, label = region["kind"], region["id"], region["label"]
-            raise ValueError(f"{kind} region {id:.40} ({label:.80}): {error}") from error
+        drawn = None
+        with each():
+            try:
+                check_size((region["size"][0], region["size"][1]), size, '"original_width" and "original_height"')
+                mask = _polygon(region["points"], size) if region["kind"] == "polygon" else _brush(region, size)
+                drawn = Drawn(labels[region["label"]], None, mask)
+            except ValueError as error:
+                kind, id, label = region["kind"], region["id"], region["label"]
+                raise ValueError(f"{kind} region {id:.40} ({label:.80}): {error}") from error
+        if drawn is not None:
+            yield drawn
 
 
 def _polygon(points: object, size: tuple[int, int]) -> Rle:
@@ -276,7 +315,7 @@ def _polygon(points: object, size: tuple[int, int]) -> Rle:
         raise ValueError(f'"points" is {points!r:.60}; expected a list of [x, y], in percent')
     height, width = size
     ring = [(number(x, "points") * width / 100, number(y, "points") * height / 100) for x, y in points]
-    return rle_of_polygons([[value for point in ring for value in point]], size)
+    return union([[value for point in ring for value in point]], size)
 
 
 def _brush(region: Mapping[str, Any], size: tuple[int, int]) -> Rle:
@@ -285,7 +324,9 @@ def _brush(region: Mapping[str, Any], size: tuple[int, int]) -> Rle:
         raise ValueError(f'"format" is {region["format"]!r:.40} and "rle" {rle!r:.40}; expected "rle" and bytes')
     if not all(type(byte) is int and 0 <= byte <= 255 for byte in rle):
         raise ValueError('"rle" holds what is no byte; expected a list of whole numbers from 0 to 255')
-    return encode_rle(_decode_brush(bytes(rle), size))
+    mask = encode_rle(_decode_brush(bytes(rle), size))
+    require_pixels(mask)
+    return mask
 
 
 def _decode_brush(code: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ from typing import Any
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import read_label_map
+from eomt.data.problems import each
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import (
     COCO_FILES,
@@ -36,9 +37,11 @@ from eomt.data.readers.shapes import (
     number,
     parse_json,
     pasted,
+    require_pixels,
+    union,
 )
 from eomt.errors import DataError
-from eomt.masks import Rle, rle_of_polygons
+from eomt.masks import Rle
 from eomt.types import Segments
 
 __all__ = ["FORMAT"]
@@ -119,21 +122,23 @@ def _open(archive: Archive, split: str) -> Split:
             left_out["JSON files without shapes, which are not LabelMe's"] += _split_of(name) == split
             continue
         where = archive.where(name)
-        file = _object(parse_json(content, where), where)
-        for shape, shape_name in _shapes(file, where):
-            label = _label(shape, f"{where}: {shape_name}", known)
-            reason = _without_pixels(shape)
-            if reason is None and label not in _NO_CLASS:
-                labels.add(label)
-            if reason is not None and _split_of(name) == split:
-                left_out[reason] += 1
-        image = _image_of(file, name, images, where)
-        used.add(image)
-        if _split_of(name) != split:
-            continue
-        if image in found:
-            raise DataError(f"{where}: of the image {image} like {found[image]}; remove one of the two")
-        found[image] = name
+        with each():
+            file = _object(parse_json(content, where), where)
+            for shape, shape_name in _shapes(file, where):
+                with each():
+                    label = _label(shape, f"{where}: {shape_name}", known)
+                    reason = _without_pixels(shape)
+                    if reason is None and label not in _NO_CLASS:
+                        labels.add(label)
+                    if reason is not None and _split_of(name) == split:
+                        left_out[reason] += 1
+            image = _image_of(file, name, images, where)
+            used.add(image)
+            if _split_of(name) != split:
+                continue
+            if image in found:
+                raise DataError(f"{where}: of the image {image} like {found[image]}; remove one of the two")
+            found[image] = name
     if not found:
         others = ", ".join(_splits(archive)) or "none"
         raise DataError(f"{archive.path}: no split {split!r}; it has {others}")
@@ -163,9 +168,10 @@ def _listed_classes(archive: Archive) -> tuple[str, ...] | None:
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text ({error}); save it as UTF-8") from error
     names = tuple(line for line in lines if line and line not in _NO_CLASS)
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"{where}: {twice[0]!r} stands there twice; remove one of the lines")
+    for name, count in Counter(names).items():
+        with each():
+            if count > 1:
+                raise DataError(f"{where}: {name!r} stands there twice; remove one of the lines")
     if not names:
         raise DataError(f"{where}: no classes; write one name a line, or remove the file to use all labels")
     return names
@@ -179,9 +185,13 @@ def _object(file: Any, where: str) -> Mapping[str, Any]:
 
 def _shapes(file: Mapping[str, Any], where: str) -> Iterator[tuple[Mapping[str, Any], str]]:
     for index, shape in enumerate(file["shapes"]):
-        if not isinstance(shape, dict):
-            raise DataError(f"{where}: shapes[{index}] is {shape!r:.60}; expected an object with label and points")
-        yield shape, f"shapes[{index}]"
+        with each():
+            if not isinstance(shape, dict):
+                raise DataError(
+                    f"{where}: shapes[{index}] is {shape!r:.60}; expected an object with label and points"
+                )
+        if isinstance(shape, dict):
+            yield shape, f"shapes[{index}]"
 
 
 def _label(shape: Mapping[str, Any], where: str, known: tuple[str, ...] | None) -> str:
@@ -253,14 +263,15 @@ def _read_segments(labels: Mapping[str, int], archive: Archive, item: Item, size
     for shape, shape_name in _shapes(file, where):
         if _without_pixels(shape) is not None:
             continue
-        try:
-            group = group_key(shape.get("group_id"), "group_id")
-            label = labels.get(shape["label"], VOID)
-            drawn.append(Drawn(label, group, _mask(shape, size, f"{where}: {shape_name}: mask")))
-        except DataError:
-            raise
-        except ValueError as error:
-            raise DataError(f"{where}: {shape_name} ({shape['label']}): {error}") from error
+        with each():
+            try:
+                group = group_key(shape.get("group_id"), "group_id")
+                label = labels.get(str(shape.get("label")), VOID)
+                drawn.append(Drawn(label, group, _mask(shape, size, f"{where}: {shape_name}: mask")))
+            except DataError:
+                raise
+            except ValueError as error:
+                raise DataError(f"{where}: {shape_name} ({shape.get('label')}): {error}") from error
     return joined(drawn, size)
 
 
@@ -273,10 +284,10 @@ def _mask(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> Rle:
     if kind == "circle":
         (x, y), (edge_x, edge_y) = points
         radius = ((edge_x - x) ** 2 + (edge_y - y) ** 2) ** 0.5
-        return rle_of_polygons([ellipse((x, y), (radius, radius))], size)
+        return union([ellipse((x, y), (radius, radius))], size)
     if kind == "rectangle":
         (left, top), (right, bottom) = points
-        return rle_of_polygons([[left, top, right, top, right, bottom, left, bottom]], size)
+        return union([[left, top, right, top, right, bottom, left, bottom]], size)
     if kind == "mask":
         patch = read_label_map(_base64(shape.get("mask"), where), where).values > 0
         left, top = round(points[0][0]), round(points[0][1])
@@ -285,8 +296,10 @@ def _mask(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> Rle:
                 f'"mask" has {patch.shape[1]} x {patch.shape[0]} pixels, but "points" are its first and last one, '
                 f"{points[0]} and {points[1]}; draw it again in LabelMe"
             )
-        return pasted(patch, left, top, size)
-    return rle_of_polygons([[value for point in points for value in point]], size)
+        rle = pasted(patch, left, top, size)
+        require_pixels(rle)
+        return rle
+    return union([[value for point in points for value in point]], size)
 
 
 def _points(points: object, kind: str) -> list[tuple[float, float]]:

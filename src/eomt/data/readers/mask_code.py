@@ -17,6 +17,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import LabelMap, read_color_map, read_label_map
 from eomt.data.parts import Part, require_size, segments_of
+from eomt.data.problems import each
 from eomt.errors import DataError
 from eomt.types import Segments
 
@@ -206,20 +207,21 @@ def _code_from_table(content: bytes, where: str) -> MaskCode:
         if not any(row):
             continue
         cells = dict(zip(header, row, strict=False))
-        try:
-            if colored:
-                entry: dict[str, Any] = {
-                    "name": cells["name"],
-                    "color": [int(cells[column]) for column in ("r", "g", "b")],
-                }
-            else:
-                entry = {"name": cells["class"], "id": int(cells["pixel value"])}
-        except (KeyError, ValueError) as error:
-            example = "sky,128,128,128" if colored else "1,sky"
-            raise DataError(
-                f"{where}: line {line} is {','.join(row)!r:.80}; write it like the others: {example}"
-            ) from error
-        entries.append(entry | {"is_thing": False})
+        with each():
+            try:
+                if colored:
+                    entry: dict[str, Any] = {
+                        "name": cells["name"],
+                        "color": [int(cells[column]) for column in ("r", "g", "b")],
+                    }
+                else:
+                    entry = {"name": cells["class"], "id": int(cells["pixel value"])}
+            except (KeyError, ValueError) as error:
+                example = "sky,128,128,128" if colored else "1,sky"
+                raise DataError(
+                    f"{where}: line {line} is {','.join(row)!r:.80}; write it like the others: {example}"
+                ) from error
+            entries.append(entry | {"is_thing": False})
     masks = {"masks": "color"} if colored else {}
     return _checked(_code_from_json({"categories": entries, **masks}, where), where)
 
@@ -242,13 +244,22 @@ def _code_from_json(content: Any, where: str) -> MaskCode:
         raise DataError(f'{where}: "void" is {void!r}; use a list of {example}')
     if divisor is not None and not (_is_number(divisor) and divisor > 1):
         raise DataError(f'{where}: "label_divisor" is {divisor!r}; use a whole number like 1000')
-    categories = tuple(_category(entry, index, where) for index, entry in enumerate(entries))
-    pixel_values = tuple(_number(entry, "pixel_value", None, where) for entry in entries)
+    categories: list[Category] = []
+    pixel_values: list[int | None] = []
+    for index, entry in enumerate(entries):
+        with each():
+            categories.append(Category(f"category {index}", False, index, distinct_color(index)))
+            pixel_values.append(None)  # both stay where faults are collected, to read on with
+            categories[index] = _category(entry, index, where)
+            pixel_values[index] = _number(entry, "pixel_value", None, where)
+            if masks == "color" and not isinstance(entry.get("color"), list):
+                raise DataError(
+                    f"{where}: category {index}, {categories[index].name}: the masks are colours, so every "
+                    'category needs its "color": [r, g, b]'
+                )
     if masks == "color":
         void = [_color_value(color) for color in void or ()]
-        if not all(isinstance(entry.get("color"), list) for entry in entries):
-            raise DataError(f'{where}: the masks are colours, so every category needs its "color": [r, g, b]')
-    return MaskCode(categories, pixel_values, masks, None if void is None else tuple(void), divisor)
+    return MaskCode(tuple(categories), tuple(pixel_values), masks, None if void is None else tuple(void), divisor)
 
 
 def _category(entry: Any, index: int, where: str) -> Category:
@@ -313,7 +324,8 @@ def _checked(code: MaskCode, where: str) -> MaskCode:
         ("id", [category.id for category in code.categories]),
         ("pixel_value", [value for value in code.pixel_values if value is not None]),
     ):
-        twice = [value for value, count in Counter(given).items() if count > 1]
-        if twice:
-            raise DataError(f"{where}: two categories have the {what} {twice[0]!r}; give each its own")
+        for value, count in Counter(given).items():
+            with each():
+                if count > 1:
+                    raise DataError(f"{where}: two categories have the {what} {value!r}; give each its own")
     return code

@@ -28,10 +28,12 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import read_label_map
 from eomt.data.parts import require_size
+from eomt.data.problems import each
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.mask_code import CATEGORY_FILES, MaskCode, read_code
+from eomt.data.readers.shapes import require_pixels, run_lengths, union
 from eomt.errors import DataError
-from eomt.masks import Rle, RleMasks, encode_rle, rle_of_counts, rle_of_polygons
+from eomt.masks import Rle, RleMasks, encode_rle
 from eomt.types import Segments
 
 __all__ = ["FORMAT"]
@@ -393,18 +395,19 @@ def _read_objects(
         outline = entry.get(columns.outline)
         if not outline:  # a box only, counted when the split was opened
             continue
-        category, crowd = entry.get(columns.category), entry.get(columns.crowd or "")
-        if not isinstance(category, int) or category not in label_of:
-            raise ValueError(
-                f"row {item.content}, object {number}: category {category!r:.60} is not among the classes; add it "
-                "to id2label.json or categories.json"
-            )
-        try:
-            rles.append(_rle(outline, size))
-        except ValueError as error:
-            raise ValueError(f"row {item.content}, object {number}: {columns.outline}: {error}") from error
-        labels.append(label_of[category])
-        crowds.append(bool(crowd))
+        with each():
+            category, crowd = entry.get(columns.category), entry.get(columns.crowd or "")
+            if not isinstance(category, int) or category not in label_of:
+                raise ValueError(
+                    f"row {item.content}, object {number}: category {category!r:.60} is not among the classes; "
+                    "add it to id2label.json or categories.json"
+                )
+            try:
+                rles.append(_rle(outline, size))
+            except ValueError as error:
+                raise ValueError(f"row {item.content}, object {number}: {columns.outline}: {error}") from error
+            labels.append(label_of[category])
+            crowds.append(bool(crowd))
     return Segments(
         RleMasks(size, tuple(rles)), torch.tensor(labels, dtype=torch.int64), torch.tensor(crowds).bool()
     )
@@ -424,15 +427,17 @@ def _entries(value: Any) -> Iterator[dict[str, Any]]:
 
 def _rle(outline: Any, size: tuple[int, int]) -> Rle:
     if isinstance(outline, dict) and "counts" in outline:
-        return rle_of_counts(outline["counts"], outline.get("size"), size)
+        return run_lengths(outline["counts"], outline.get("size"), size)
     data = outline.get("bytes") if isinstance(outline, dict) else outline
     if isinstance(data, bytes):
         values = read_label_map(data).values
         require_size(values, size)
-        return encode_rle(values != 0)
+        rle = encode_rle(values != 0)
+        require_pixels(rle)
+        return rle
     if isinstance(outline, list) and not isinstance(outline[0], list):
         outline = [outline]
-    return rle_of_polygons(outline, size)
+    return union(outline, size)
 
 
 def _left_out(shards: dict[str, _Shard], columns: _Columns) -> tuple[str, ...]:

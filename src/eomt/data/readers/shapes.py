@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
+from eomt.data.problems import strict
 from eomt.errors import DataError
-from eomt.masks import Rle, RleMasks, decode_rle, encode_rle
+from eomt.masks import Rle, RleMasks, decode_rle, encode_rle, rle_of_counts, rle_of_polygons
 from eomt.types import Segments
 
 __all__ = [
@@ -36,12 +37,17 @@ __all__ = [
     "numbers",
     "parse_json",
     "pasted",
+    "require_pixels",
+    "run_lengths",
+    "union",
 ]
 
 VOID = -1
 """The label of a shape that takes its pixels away from the segments drawn before it."""
 COCO_FILES = ("instances_", "panoptic_", "stuff_", "captions_", "person_keypoints_")
 """How COCO's JSON files begin: very large ones, not worth a look for the files of another tool."""
+_MARGIN = 0.1
+"""How far a coordinate may lie outside of an image, as a share of its side, where faults are collected."""
 _CORNERS = 180  # of the polygon that stands for an ellipse: off by less than a pixel up to a radius of 6000
 
 
@@ -68,6 +74,39 @@ def joined(shapes: Iterable[Drawn], size: tuple[int, int]) -> Segments:
         found[key] = encode_rle(decode_rle(found[key]) | decode_rle(mask)) if key in found else mask
     labels = torch.tensor([label for label, _, _ in found], dtype=torch.int64)
     return Segments(RleMasks(size, tuple(found.values())), labels, torch.zeros(len(found), dtype=torch.bool))
+
+
+def union(rings: object, size: tuple[int, int]) -> Rle:
+    """Rasterise the union of polygons as `masks.rle_of_polygons` does.
+
+    Where faults are collected, polygons that leave the image, or have no pixels, are faults, too.
+    """
+    rle = rle_of_polygons(rings, size)
+    if strict():
+        height, width = size
+        points = np.concatenate([np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings])  # type: ignore
+        outside = np.maximum(-points, points - (width, height)) / (width, height)
+        if outside.max() > _MARGIN:
+            x, y = points[outside.max(1).argmax()]
+            raise ValueError(
+                f"a polygon goes to x {x:g}, y {y:g}, outside of its image of {width} x {height}; correct it, or "
+                "check that it belongs to this image"
+            )
+        require_pixels(rle)
+    return rle
+
+
+def run_lengths(counts: object, rle_size: object, size: tuple[int, int]) -> Rle:
+    """Check a run-length code as `masks.rle_of_counts` does; where faults are collected, it must have pixels."""
+    rle = rle_of_counts(counts, rle_size, size)
+    require_pixels(rle)
+    return rle
+
+
+def require_pixels(rle: Rle) -> None:
+    """Raise ValueError for a mask without pixels, where faults are collected. Reading keeps it."""
+    if strict() and not RleMasks((rle["size"][0], rle["size"][1]), (rle,)).areas().any():
+        raise ValueError("its mask has no pixels; draw it again, or remove it")
 
 
 def pasted(patch: NDArray[np.bool_], left: int, top: int, size: tuple[int, int]) -> Rle:

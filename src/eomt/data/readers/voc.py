@@ -34,6 +34,7 @@ from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, mask_kind, read_color_map, read_label_map
 from eomt.data.parts import Part, distinct, require_size, segments_of
+from eomt.data.problems import at_once, each, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.errors import DataError
 from eomt.types import Segments
@@ -104,10 +105,11 @@ class _Code:
         label_of = self._colors() if by_color else {index: index for index in range(len(self.categories))}
         label_of.setdefault(_BORDER if by_color else _VOID, -1)
         for index, number in enumerate(numbers.tolist()):
-            if number not in label_of:
-                y, x = np.argwhere(positions == index)[0]
-                raise ValueError(f"at x {x}, y {y}: {self._unknown(number, by_color)}")
-        return np.array([label_of[number] for number in numbers.tolist()], dtype=np.int64)[positions]
+            with each():
+                if number not in label_of:
+                    y, x = np.argwhere(positions == index)[0]
+                    raise ValueError(f"at x {x}, y {y}: {self._unknown(number, by_color)}")
+        return np.array([label_of.get(number, -1) for number in numbers.tolist()], dtype=np.int64)[positions]
 
     def _colors(self) -> dict[int, int]:
         return {_number(category.color): label for label, category in enumerate(self.categories)}
@@ -188,9 +190,10 @@ def _files(archive: Archive, folder: str, suffixes: tuple[str, ...] = (".png",))
         path = PurePosixPath(name).relative_to(folder)
         if path.suffix.lower() in suffixes:
             id = str(path.with_suffix(""))
-            if id in found:
-                raise DataError(f"{archive.path}: {found[id]} and {name} have one stem; rename or remove one")
-            found[id] = name
+            with each():
+                if id in found:
+                    raise DataError(f"{archive.path}: {found[id]} and {name} have one stem; rename or remove one")
+                found[id] = name
     return found
 
 
@@ -199,9 +202,10 @@ def _listed(archive: Archive, name: str, twice: bool = False) -> tuple[str, ...]
     where = archive.where(name)
     lines = [line.strip() for line in _text(archive.read(name), where).splitlines()]
     ids = [line.strip('"') if line.count('"') == 2 else line for line in lines if line]  # Datumaro quotes spaces
-    repeated = [id for id, count in Counter(ids).items() if count > 1]
-    if repeated and not twice:
-        raise DataError(f"{where}: lists {repeated[0]} twice; remove one of the lines")
+    for id, count in Counter(ids).items():
+        with each():
+            if count > 1 and not twice:
+                raise DataError(f"{where}: lists {id} twice; remove one of the lines")
     return tuple(dict.fromkeys(ids))
 
 
@@ -237,17 +241,27 @@ def _open(archive: Archive, split: str) -> Split:
         left_out = (f"the objects of {len(ids)} images (SegmentationClassAug does not tell them apart)",)
     elif objects:
         _require(ids, objects, f"{tree.top}SegmentationObject", where)
-    items = tuple(Item(id, images[id], masks[id], None if augmented else objects.get(id)) for id in ids)
+    items = tuple(
+        Item(id, images[id], masks[id], None if augmented else objects.get(id))
+        for id in ids
+        if id in images and id in masks
+    )
+    if strict():
+        listed = {id for name in tree.sets.values() for id in _listed(archive, name, twice=True)}
+        for id, mask in [*masks.items(), *objects.items()]:
+            if id not in listed:
+                tell(DataError(f"{archive.where(mask)}: no list in ImageSets/Segmentation names its image {id}"))
     return Split(archive, code.categories, items, partial(_read, code), left_out)
 
 
 def _require(ids: tuple[str, ...], files: dict[str, str], folder: str, where: str) -> None:
     lonely = [id for id in ids if id not in files]
-    if lonely:
-        raise DataError(
-            f"{where}: {len(lonely)} of {len(ids)} images are not in {folder}: {', '.join(lonely[:3])}"
-            f"{', ...' if len(lonely) > 3 else ''}; add their files, or remove them from the list"
-        )
+    for some in at_once(lonely):
+        with each():
+            raise DataError(
+                f"{where}: {len(lonely)} of {len(ids)} images are not in {folder}: {', '.join(some[:3])}"
+                f"{', ...' if len(some) > 3 else ''}; add their files, or remove them from the list"
+            )
 
 
 def _code(archive: Archive, top: str, objects: bool) -> _Code:
@@ -270,18 +284,19 @@ def _label_map(text: str, where: str) -> list[tuple[str, tuple[int, int, int]]]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        match = _LINE.fullmatch(line.strip())
-        red, green, blue = (int(part) for part in match["color"].split(",")) if match else (256, 0, 0)
-        if match is None or max(red, green, blue) > 255:
-            raise DataError(f"{where}: line {number} is {line!r:.60}; write it like cell:250,50,83::")
-        name, color = match["name"].strip(), (red, green, blue)
-        same = next((other for other, taken in entries.items() if other == name or taken == color), None)
-        if same is not None:
-            raise DataError(
-                f"{where}: line {number}: {same} and {name} have one name or colour, so that masks do not tell "
-                "them apart; give each its own, or remove a line that no mask needs"
-            )
-        entries[name] = color
+        with each():
+            match = _LINE.fullmatch(line.strip())
+            red, green, blue = (int(part) for part in match["color"].split(",")) if match else (256, 0, 0)
+            if match is None or max(red, green, blue) > 255:
+                raise DataError(f"{where}: line {number} is {line!r:.60}; write it like cell:250,50,83::")
+            name, color = match["name"].strip(), (red, green, blue)
+            same = next((other for other, taken in entries.items() if other == name or taken == color), None)
+            if same is not None:
+                raise DataError(
+                    f"{where}: line {number}: {same} and {name} have one name or colour, so that masks do not "
+                    "tell them apart; give each its own, or remove a line that no mask needs"
+                )
+            entries[name] = color
     if not entries:
         raise DataError(f"{where}: no labels; write a line each like cell:250,50,83::")
     return list(entries.items())

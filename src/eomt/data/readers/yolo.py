@@ -25,9 +25,11 @@ import yaml
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
+from eomt.data.problems import each, strict, tell
 from eomt.data.reader import Format, Item, Split
+from eomt.data.readers.shapes import union
 from eomt.errors import DataError
-from eomt.masks import RleMasks, rle_of_polygons
+from eomt.masks import RleMasks
 from eomt.types import Segments
 
 __all__ = ["FORMAT"]
@@ -92,6 +94,8 @@ def _open(archive: Archive, split: str) -> Split:
         Item(image_id, image, label := _label_file(image), label in known_files)
         for image_id, image in _by_id(archive, _images(archive, config, split, files)).items()
     )
+    if strict():
+        _tell_strangers(archive, items, known_files)
     left_out = _look_through(archive, split, items, label_of)
     return Split(archive, categories, items, partial(_read_segments, label_of), left_out)
 
@@ -100,15 +104,16 @@ def _read_segments(label_of: dict[int, int], archive: Archive, item: Item, size:
     height, width = size
     rles, labels = [], []
     for number, line in _lines(archive.read(item.annotation) if item.content else b"").items():
-        try:
-            label, shares = _object(line, label_of)
-            if shares:
-                sides = (width, height) * (len(shares) // 2)
-                inside = [min(max(share, 0.0), 1.0) * side for share, side in zip(shares, sides, strict=True)]
-                rles.append(rle_of_polygons([inside], size))
-                labels.append(label)
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
+        with each():
+            try:
+                label, shares = _object(line, label_of)
+                if shares:
+                    sides = (width, height) * (len(shares) // 2)
+                    inside = [min(max(share, 0.0), 1.0) * side for share, side in zip(shares, sides, strict=True)]
+                    rles.append(union([inside], size))
+                    labels.append(label)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
     is_crowd = torch.zeros(len(labels), dtype=torch.bool)
     return Segments(RleMasks(size, tuple(rles)), torch.tensor(labels, dtype=torch.int64), is_crowd)
 
@@ -156,6 +161,20 @@ def _short(line: bytes) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
+def _tell_strangers(archive: Archive, items: tuple[Item, ...], files: set[str]) -> None:
+    """Tell files of labels, beside those of the split, that are of no image."""
+    folders = {posixpath.dirname(item.annotation) for item in items}
+    known = {_label_file(name) for name in files if _is_image(name)}
+    for name in sorted(files - known):
+        # Where labels lie among the images, other texts may be there, too: lists of images, a README.
+        if name.endswith(".txt") and "labels" in name.split("/") and posixpath.dirname(name) in folders:
+            tell(
+                DataError(
+                    f"{archive.where(name)}: labels, but there is no image of this name; add it, or remove them"
+                )
+            )
+
+
 def _look_through(
     archive: Archive, split: str, items: tuple[Item, ...], label_of: dict[int, int]
 ) -> tuple[str, ...]:
@@ -201,12 +220,13 @@ def _by_id(archive: Archive, images: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for image in images:
         image_id = posixpath.splitext(posixpath.relpath(image, top or "."))[0]
-        if image_id in found:
-            raise DataError(
-                f"{archive.path}: {found[image_id]} and {image} have one stem, and so one file of labels; "
-                "rename or remove one of them"
-            )
-        found[image_id] = image
+        with each():
+            if image_id in found:
+                raise DataError(
+                    f"{archive.path}: {found[image_id]} and {image} have one stem, and so one file of labels; "
+                    "rename or remove one of them"
+                )
+            found[image_id] = image
     return found
 
 
@@ -270,12 +290,13 @@ def _listed(archive: Archive, config: _Config, file: str, files: list[str]) -> l
             continue
         candidates = list(_candidates(archive, roots, line.strip()))
         image = next((name for name in candidates if name in known and _is_image(name)), None)
-        if image is None:
-            raise DataError(
-                f"{archive.where(file)}: line {number}: {line.strip()!r:.200} is no image in {archive.path}; "
-                "write its path from the top folder, or take the line out"
-            )
-        found.append(image)
+        with each():
+            if image is None:
+                raise DataError(
+                    f"{archive.where(file)}: line {number}: {line.strip()!r:.200} is no image in {archive.path}; "
+                    "write its path from the top folder, or take the line out"
+                )
+            found.append(image)
     if not found:
         raise DataError(f"{archive.where(file)}: lists no images; write the path of one a line")
     return found
@@ -325,14 +346,17 @@ def _categories(archive: Archive, config: _Config) -> tuple[Category, ...]:
     pairs = list(value.items()) if isinstance(value, dict) else [(str(i), name) for i, name in enumerate(value)]
     names: dict[int, str] = {}
     for key, name in pairs:
-        if not re.fullmatch("[0-9]{1,9}", key):
-            raise DataError(f"{where}: the class {key!r:.60} has no whole number; write a table like 0: cat")
-        if name is None or not name.strip():
-            raise DataError(f"{where}: class {key} has no name; give it one")
-        if name in names.values():
-            raise DataError(f"{where}: two classes are named {name!r:.60}; give each its own name")
-        names[int(key)] = name
-    _check_count(archive, config, names)
+        with each():
+            if not re.fullmatch("[0-9]{1,9}", key):
+                raise DataError(f"{where}: the class {key!r:.60} has no whole number; write a table like 0: cat")
+            taken = name in names.values()
+            names[int(key)] = name or f"class {key}"  # stays where faults are collected
+            if name is None or not name.strip():
+                raise DataError(f"{where}: class {key} has no name; give it one")
+            if taken:
+                raise DataError(f"{where}: two classes are named {name!r:.60}; give each its own name")
+    with each():
+        _check_count(archive, config, names)
     return tuple(Category(names[id], True, id, distinct_color(n)) for n, id in enumerate(sorted(names)))
 
 
