@@ -194,6 +194,7 @@ JPEG = encode(Image.fromarray(np.arange(3000, dtype=np.uint8).reshape(10, 100, 3
         (b"BM" + bytes(60), "damaged"),
         (png(0, 5, 8, 0, b""), "no pixels|damaged"),
         (png(13_000, 13_000, 8, 0, bytes(10)), "cut short"),
+        (png(32, 8_000_000, 8, 0, bytes(10)), "32 x 8000000 in a file of 68 bytes cannot be.*cut short"),
         (png(50_000, 50_000, 8, 0, bytes(10)), "2500 megapixels, above the limit of 400"),
         (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\).*channels last"),
         (np.zeros(8, np.uint8), r"shape \(8,\)"),

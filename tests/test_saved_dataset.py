@@ -129,6 +129,11 @@ def label_map(mask: Any) -> dict[str, tuple[Any, Any, Any]]:
     return {"annotation": (layout.PICTURE, mask, NOTE)}
 
 
+def shard(name: str) -> dict[str, Any]:
+    """Name another file as the one that holds the rows."""
+    return {"state.json": {"_split": "train", "_data_files": [{"filename": name}]}}
+
+
 LISTED = {"classes": (pa.list_(pa.int64()), [0], {"feature": {"names": ["x", "y"], "_type": "ClassLabel"}})}
 
 
@@ -160,6 +165,8 @@ def test_classes_of_label_maps(tmp_path, columns, files, names):
         (label_map(IMAGE), {"id2label.json": {"0": 1}}, "write numbers from 0 and names"),
         (label_map(IMAGE), {"state.json": "{}"}, "not as `datasets` writes it"),
         (label_map(IMAGE), {"state.json": {"_split": "train", "_data_files": []}}, "train has no files"),
+        (label_map(IMAGE), shard("../" * 20 + "etc/passwd"), "does not lie inside"),
+        (label_map(IMAGE), shard("a" * 5000), "no such file"),
         (label_map(IMAGE), {"data-00000-of-00001.arrow": "no Arrow"}, "cannot be read"),
         ({"objects": (*objects([0.0], RING)["objects"][:2], None)}, {}, r"classes of objects\.category"),
     ],

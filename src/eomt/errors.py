@@ -14,11 +14,18 @@ __all__ = [
     "ResourceError",
 ]
 
+_MOST_WORDS = 4000
+
 
 class EomtError(Exception):
     """Base of all errors that the user can act on."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Give the message; of one that a file's contents have swollen, its two ends."""
+        words = super().__str__()
+        return words if len(words) <= _MOST_WORDS else f"{words[: _MOST_WORDS - 1005]} ... {words[-1000:]}"
 
 
 class ConfigError(EomtError, ValueError):

@@ -74,6 +74,8 @@ _UPRIGHT = {  # EXIF orientation -> what turns the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_UNQUESTIONED = 2**25  # pixels; for more of them there must be a file that can hold them:
+_DENSEST = 2**14  # pixels a byte; PNG gets to 8256 in blank pictures of one bit, LZW to 10,920
 _STRIP = 2**18  # pixels
 _warning_filters = threading.Lock()  # Python's are global: only one thread at a time may change them
 
@@ -210,6 +212,12 @@ def _open(data: bytes, name: str, max_pixels: int) -> ImageFile:
     except Exception as error:  # Pillow raises SyntaxError, struct.error, KeyError, ... at damaged headers
         raise _damaged(name, error) from error
     _check_size(*image.size, name, max_pixels)
+    width, height = image.size
+    if width * height > max(_UNQUESTIONED, _DENSEST * len(data)):
+        raise DataError(
+            f"{name}: {width} x {height} in a file of {len(data)} bytes cannot be, or is blank; the file is "
+            "damaged or cut short, replace it"
+        )
     return image
 
 

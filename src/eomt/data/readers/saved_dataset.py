@@ -68,7 +68,7 @@ class _Shard:
         self.where = archive.where(name)
         pyarrow = _pyarrow(archive)
         path = archive.path / name
-        packed = None if path.is_file() else archive.read(name)
+        packed = None if archive.exists(name) and path.is_file() else archive.read(name)  # inside the archive only
         self.in_memory = len(packed or b"")
         try:
             source = pyarrow.memory_map(str(path)) if packed is None else pyarrow.BufferReader(packed)
