@@ -1,4 +1,4 @@
-"""Draw what was found over its image, with numpy and Pillow alone.
+"""Draw what was found, or annotated, over its image, with numpy and Pillow alone; many of them on one sheet.
 
 Things are filled in colours of their own with an outline of full strength; stuff is a calm tint, where there are
 things. Everything goes through the id map, so that the cost hardly depends on the number of segments. Reading and
@@ -6,6 +6,9 @@ writing pictures are left to others.
 """
 
 import colorsys
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,13 +18,30 @@ from scipy import ndimage
 
 from eomt.errors import DataError
 from eomt.masks import IdMap
-from eomt.types import Prediction
+from eomt.types import Category, Prediction, Sample
 
-__all__ = ["overlay", "segment_colors"]
+__all__ = ["Tile", "contact_sheet", "overlay", "segment_colors"]
 
 LABEL_EDGE = (20, 20, 20)
 STRIP = 64
 """Rows that are blended at once."""
+PAPER, INK, PALE = (255, 255, 255), (30, 30, 30), (225, 225, 225)
+MARGIN, TEXT, LINE, SWATCH, GAP = 10, 13, 19, 16, 10
+"""Pixels between the tiles of a sheet, of its letters, of a line, of a colour in it, and between two names."""
+LEGEND_LINES = 2
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Legend = list[tuple[tuple[int, int, int] | None, str]]
+"""Words of a caption, each with a colour or without."""
+
+
+class Tile(NamedTuple):
+    """An annotated image on a sheet."""
+
+    title: str
+    sample: Sample | str
+    """Or why it cannot be shown."""
+    categories: tuple[Category, ...]
 
 
 def overlay(
@@ -156,3 +176,103 @@ def _share(box: tuple[int, ...], ids: NDArray[np.int32], chosen: int) -> float:
 
 def _overlap(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def contact_sheet(tiles: Iterable[Tile], side: int = 320, columns: int = 4) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw annotated images side by side, each scaled to fit a square of `side` pixels, with its title below.
+
+    Below that stand its classes, those with the most pixels first, things with the number of their segments, which
+    differ in hue.
+    """
+    cells = [(_picture(tile, side), tile) for tile in tiles]
+    columns = max(1, min(columns, len(cells)))
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(picture.height for picture, _ in row) for row in rows]
+    below = (1 + LEGEND_LINES) * LINE + MARGIN
+    width, height = columns * (side + MARGIN) + MARGIN, sum(heights) + len(rows) * below + MARGIN
+    sheet = Image.new("RGB", (width, height), PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
+    bottom = MARGIN
+    for row, row_height in zip(rows, heights, strict=True):
+        bottom += row_height
+        for column, (picture, tile) in enumerate(row):
+            left = MARGIN + column * (side + MARGIN)
+            sheet.paste(picture, (left + (side - picture.width) // 2, bottom - picture.height))
+            pen.text((left, bottom + 3), _fitting(tile.title, font, side), INK, font)
+            for x, y, color, words in _lay_out(_legend(tile), font, side):
+                place = left + x, bottom + LINE + 3 + y
+                if color is not None:
+                    pen.rectangle((*place, place[0] + TEXT - 1, place[1] + TEXT - 1), color, INK)
+                pen.text((place[0] + (SWATCH if color else 0), place[1]), words, INK, font)
+        bottom += below
+    return np.asarray(sheet)
+
+
+def _picture(tile: Tile, side: int) -> Image.Image:
+    """Draw the image of one tile; a pale square where there is none."""
+    if isinstance(tile.sample, str):
+        return Image.new("RGB", (side, side // 2), PALE)
+    return _small_overlay(tile.sample, tile.categories, side)
+
+
+def _small_overlay(sample: Sample, categories: tuple[Category, ...], side: int) -> Image.Image:
+    """Draw the segments of a sample, smaller ones on top, on an image that is scaled to fit a square."""
+    segments = sample.segments
+    order = np.argsort(segments.masks.areas(), kind="stable")
+    kept = order[segments.labels.numpy()[order] >= 0]
+    labels = segments.labels.numpy()[kept]
+    drawn = Prediction(segments.masks.select(kept.tolist()), labels, np.ones(len(kept)), categories)
+    height, width = segments.masks.size
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    x, y = (((np.arange(n) + 0.5) * old / n).astype(np.intp) for n, old in zip(size, (width, height), strict=True))
+    small = Prediction(IdMap(drawn.id_map().ids[np.ix_(y, x)], len(kept)), labels, drawn.scores, categories)
+    picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.BICUBIC)
+    return Image.fromarray(overlay(np.asarray(picture), small, labels=False))
+
+
+def _legend(tile: Tile) -> Legend:
+    """Name the classes on a tile, those with the most pixels first."""
+    if isinstance(tile.sample, str):
+        return [(None, tile.sample)]
+    segments, categories = tile.sample.segments, tile.categories
+    labels, areas = segments.labels.tolist(), segments.masks.areas().tolist()
+    pixels: Counter[int] = Counter()
+    for label, area in zip(labels, areas, strict=True):
+        pixels[label] += area
+    count = Counter(labels)
+    legend: Legend = []
+    for label, _ in pixels.most_common():
+        if label >= 0:  # else anything may be there
+            name, is_thing, _, color = categories[label]
+            legend.append((color, f"{name} {count[label]}" if is_thing else name))
+    return legend or [(None, "no segments")]
+
+
+def _lay_out(legend: Legend, font: Font, side: int) -> list[tuple[int, int, tuple[int, int, int] | None, str]]:
+    """Place the words of a legend in its lines (x, y, colour, words), and say how many there was no room for."""
+    placed: list[tuple[int, int, tuple[int, int, int] | None, str]] = []
+    x, line = 0, 0
+    for index, (color, words) in enumerate(legend):
+        swatch = SWATCH if color else 0
+        words = _fitting(words, font, side - swatch)
+        width = swatch + round(font.getlength(words))
+        left = len(legend) - index
+        rest = 0 if left == 1 or line < LEGEND_LINES - 1 else GAP + round(font.getlength(f"+{left}"))
+        if x > 0 and x + width + rest > side:
+            if line == LEGEND_LINES - 1:
+                return [*placed, (x, line * LINE, None, f"+{left}")]
+            x, line = 0, line + 1
+        placed.append((x, line * LINE, color, words))
+        x += width + GAP
+    return placed
+
+
+def _fitting(words: str, font: Font, width: int) -> str:
+    """Cut words that are too long for a line; what cannot be printed becomes a question mark."""
+    words = "".join(letter if letter.isprintable() else "?" for letter in words[:200])
+    if font.getlength(words) <= width:
+        return words
+    while words and font.getlength(words + "…") > width:
+        words = words[:-1]
+    return words + "…"

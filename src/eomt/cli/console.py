@@ -118,7 +118,9 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]], text: int = 1) -> None:
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str | int | float]], text: int = 1
+) -> None:
     """Print a table on standard output: the first `text` columns are words, the others figures (– where none)."""
     from rich.console import Console
     from rich.table import Table
@@ -133,7 +135,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str 
     Console(width=max(Console().width, TABLE_WIDTH)).print(table)
 
 
-def _cell(value: str | float) -> str:
+def _cell(value: str | int | float) -> str:
     """Write a value of a table: three decimals tell apart what a validation set of some hundred images can."""
     if isinstance(value, str):
         return printable(value)

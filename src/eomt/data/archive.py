@@ -89,6 +89,20 @@ class Archive:
         mount, member = found
         return mount.volume.read(member)
 
+    def stamps(self) -> Iterator[tuple[str, int, int]]:
+        """Give name, size and time of the last change (ns) of each file on disk, in the order of names.
+
+        Archives are files like others here: nothing has changed where no stamp has. A lost link has the size -1.
+        """
+        names = sorted({*_files_below(self.path), *_archives_in(self.path)}) if self.path.is_dir() else [""]
+        for name in names:
+            try:
+                about = (self.path / name).stat()
+            except OSError:
+                yield name, -1, 0
+            else:
+                yield name, about.st_size, about.st_mtime_ns
+
     def where(self, name: str) -> str:
         """Name a file for messages: its path, or its name in an archive and where that one lies."""
         if relative_name(name) is not None and self._file(name) is None:

@@ -75,8 +75,8 @@ class Found:
             return alike[0]
         return known[0] if len(known) == 1 and split == "train" else None
 
-    def open(self, split: str) -> Split:
-        """Open a split. Raises DataError where there is no such split, or it cannot be used."""
+    def require(self, split: str) -> str:
+        """Give the name that a split has here. Raises DataError where there is none, or it is not clear which."""
         name, known = self.name_of(split), self.splits
         if name is None:
             near = get_close_matches(split, known, n=1)
@@ -85,7 +85,11 @@ class Found:
                 f"{self.archive.path}: no split {split!r}{hint}; read as {self.format.name}, it has "
                 f"{', '.join(known) or 'none'}"
             )
-        opened = self.format.open(self.archive, name)
+        return name
+
+    def open(self, split: str) -> Split:
+        """Open a split. Raises DataError where there is no such split, or it cannot be used."""
+        opened = self.format.open(self.archive, self.require(split))
         for passed_over in opened.left_out:
             log.warning("%s, split %s: left out %s", self.archive.path, split, passed_over)
         return opened
