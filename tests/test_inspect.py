@@ -1,6 +1,7 @@
 """What a data set holds is measured without decoding an image, once, and summed up as can be counted by hand."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -234,6 +235,18 @@ def test_a_stale_or_damaged_memory_is_replaced(happens, tmp_path, cache):
     assert inspect_data(tmp_path).is_cached
     assert len(list((cache / "inspect").iterdir())) == 1
     assert "street_999999" not in str([split.image_ids for split in again.splits.values()])
+
+
+def test_an_archive_is_measured_and_remembered_too(tmp_path: Path) -> None:
+    folder.write(tmp_path / "data")
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "data"))
+    first = inspect_data(packed)
+    assert_same(first, inspect_data(tmp_path / "data"))
+    assert inspect_data(packed).is_cached
+    (tmp_path / "data/images/val/street_000003.png").rename(tmp_path / "data/images/train/street_000003.png")
+    (tmp_path / "data/masks/val/street_000003.png").rename(tmp_path / "data/masks/train/street_000003.png")
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "data")
+    assert len(inspect_data(packed).splits["train"]) == 3
 
 
 def test_what_is_asked_is_remembered_apart(tmp_path: Path) -> None:

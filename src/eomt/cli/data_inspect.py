@@ -95,7 +95,8 @@ def run(arguments: Sequence[str]) -> int:
         name: figures.figures(split, found.task, options.queries, options.view)
         for name, split in found.splits.items()
     }
-    total = figures.figures(figures.together(measured), found.task, options.queries, options.view)
+    whole = measured[0] if len(measured) == 1 else figures.together(measured)
+    total = figures.figures(whole, found.task, options.queries, options.view)
     twice = figures.repeated(measured)
     if options.sheet:
         _draw(found, options.sheet, options.count)
@@ -212,6 +213,8 @@ def _print_format(found: Inspection) -> None:
     _say("format", f"{found.format}, {'as told' if found.is_told else 'recognised'}: {found.expected}")
     for name, (image, annotation) in _found_files(found).items():
         _say("", f"{name}: {image}" + (f", its segments in {annotation}" if annotation != image else ""))
+    if found.class_map is not None:
+        _say("class map", str(found.class_map))
     _say("task", f"{found.task}, unless another is asked for: {WHY[found.task]}")
 
 

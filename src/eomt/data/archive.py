@@ -94,10 +94,13 @@ class Archive:
 
         Archives are files like others here: nothing has changed where no stamp has. A lost link has the size -1.
         """
-        names = sorted({*_files_below(self.path), *_archives_in(self.path)}) if self.path.is_dir() else [""]
+        if self.path.is_dir():
+            names, root = sorted({*_files_below(self.path), *_archives_in(self.path)}), f"{self.path}/"
+        else:
+            names, root = [""], str(self.path)
         for name in names:
             try:
-                about = (self.path / name).stat()
+                about = os.stat(root + name)
             except OSError:
                 yield name, -1, 0
             else:

@@ -218,7 +218,7 @@ def together(splits: Sequence[Measured]) -> Measured:
     starts = np.cumsum([0, *map(len, parts)])
     return Measured(
         categories,
-        (),
+        tuple(text for part in parts for text in part.left_out),
         tuple(text for part in parts for text in part.unreadable),
         tuple(name for part in parts for name in part.image_ids),
         tuple(name for part in parts for name in part.files),
@@ -249,10 +249,13 @@ def _shown(measured: Measured, task: TaskName) -> NDArray[np.int64]:
     """Give the image of each segment that training shows the model: the one that a query is to find."""
     if task != "semantic":
         return measured.owners[~measured.crowds & (measured.labels >= 0)]
-    labelled = measured.labels >= 0
-    pairs = np.stack([measured.owners[labelled], measured.labels[labelled]], axis=1)
-    owners: NDArray[np.int64] = np.unique(pairs, axis=0)[:, 0]
-    return owners
+    return _seen(measured)[0]
+
+
+def _seen(measured: Measured) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pair each image with each class that is in it."""
+    labelled, count = measured.labels >= 0, max(len(measured.categories), 1)
+    return np.divmod(np.unique(measured.owners[labelled] * count + measured.labels[labelled]), count)
 
 
 def _negatives(measured: Measured) -> int:
@@ -268,8 +271,7 @@ def _classes(measured: Measured) -> tuple[ClassFigures, ...]:
     labels = measured.labels[labelled]
     pixels = np.zeros(count, dtype=np.int64)
     np.add.at(pixels, labels, measured.areas[labelled])
-    pairs = np.unique(np.stack([measured.owners[labelled], labels], axis=1), axis=0)
-    images = np.bincount(pairs[:, 1], minlength=count)
+    images = np.bincount(_seen(measured)[1], minlength=count)
     segments = np.bincount(measured.labels[labelled & ~measured.crowds], minlength=count)
     return tuple(
         ClassFigures(each.name, each.id, each.is_thing, int(images[i]), int(segments[i]), int(pixels[i]) / total)
