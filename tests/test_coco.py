@@ -269,7 +269,7 @@ def test_a_bare_name_that_two_files_have_is_refused(tmp_path):
     coco.save(tmp_path / "x/val.json", coco.content(of("val"), coco.CATEGORIES))
     for folder in ("first", "second"):
         coco.save_images(tmp_path / folder, of("val"))
-    with pytest.raises(DataError, match=r"street_000003.jpg can be any of first/street_000003.jpg, second/"):
+    with pytest.raises(DataError, match=r"'street_000003.jpg' may be first/street_000003.jpg or second/"):
         FORMAT.open(Archive(tmp_path), "val")
 
 
@@ -299,3 +299,34 @@ def test_other_formats_are_not_taken_for_it(files, tmp_path):
         coco.save(tmp_path / name, values)
     assert FORMAT.missing(Archive(tmp_path)) == "annotations/instances_SPLIT.json or another COCO file with masks"
     assert FORMAT.splits(Archive(tmp_path)) == ()
+
+
+def two_splits(root: Path, train: str, val: str) -> Archive:
+    """The scenes, their images called 0.jpg, 1.jpg, ... in each split; the first one to train on is lost."""
+    for split, folder in (("train", train), ("val", val)):
+        values = coco.content(of(split), coco.CATEGORIES)
+        for number, entry in enumerate(values["images"]):
+            entry["file_name"] = f"{number}.jpg"
+        coco.save(root / f"annotations/instances_{split}.json", values)
+        coco.save_images(root / folder, of(split))
+        for number, scene in enumerate(of(split)):
+            (root / folder / f"{scene.image_id}.jpg").rename(root / folder / f"{number}.jpg")
+    (root / train / "0.jpg").unlink()
+    return Archive(root)
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train", "val"),
+        ("images/train", "images/val"),
+        ("photos/training", "photos/validation"),  # folders of that kind
+        ("part1", "part2"),  # the other annotation names it too
+    ],
+)
+def test_no_image_of_another_split_stands_in_for_one_that_is_lost(train, val, tmp_path):
+    archive = two_splits(tmp_path, train, val)
+    with pytest.raises(
+        DataError, match=r"instances_train.json: 1 of 2 images are not there: 0.jpg; put them into"
+    ):
+        FORMAT.open(archive, "train")

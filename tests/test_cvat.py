@@ -373,3 +373,11 @@ def test_malformed_datumaro_documents(tmp_path: Path, content: Any, message: str
 def test_decoys(tmp_path: Path, files: dict[str, Any]) -> None:
     archive = save(tmp_path, files)
     assert [format.name for format in FORMATS if format.missing(archive) is None] == []
+
+
+@pytest.mark.parametrize("file", ["images/val/0.png", "pictures/0.png"])
+def test_no_image_of_another_split_stands_in_for_one_that_is_lost(tmp_path: Path, file: str) -> None:
+    content = document(image("0.png", "", subset="train") + image("0.png", "", subset="val"))
+    archive = save(tmp_path, {"annotations.xml": content, file: BLANK})
+    with pytest.raises(DataError, match=r"1 of 1 images of train are not there: '0.png'"):
+        XML.open(archive, "train")

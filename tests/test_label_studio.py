@@ -309,3 +309,11 @@ def test_json_min_is_refused_with_advice(tmp_path: Path) -> None:
 )
 def test_decoys(tmp_path: Path, files: dict[str, Any]) -> None:
     assert FORMAT.missing(save(tmp_path, files)) is not None
+
+
+@pytest.mark.parametrize("image", ["val/0.png", "pictures/0.png"])
+def test_no_image_of_another_split_stands_in_for_one_that_is_lost(tmp_path: Path, image: str) -> None:
+    tasks = [task(1, "/data/upload/1/1a2b3c4d-0.png", [annotation([])])]
+    archive = save(tmp_path, {"train.json": tasks, "val.json": tasks, image: BLANK})
+    with pytest.raises(DataError, match=r"train.json: task 1: its image '1a2b3c4d-0.png' is not there"):
+        FORMAT.open(archive, "train")

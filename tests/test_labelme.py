@@ -293,3 +293,16 @@ def test_unknown_split(tmp_path: Path) -> None:
 )
 def test_decoys(tmp_path: Path, files: dict[str, Any]) -> None:
     assert FORMAT.missing(save(tmp_path, files)) is not None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train/0.json", "val/0.json", "val/0.png"],  # a folder of the other split
+        ["labels/train/0.json", "labels/val/0.json", "pictures/0.png"],  # both may mean it
+    ],
+)
+def test_no_image_of_another_split_stands_in_for_one_that_is_lost(tmp_path: Path, names: list[str]) -> None:
+    files = {name: file([], "0.png") if name.endswith(".json") else png(BLANK) for name in names}
+    with pytest.raises(DataError, match=r"train/0.json: \"imagePath\" is '0.png', but there is no such image"):
+        FORMAT.open(save(tmp_path, files), "train")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from eomt.data.archive import Archive
+from eomt.data.files import Images, image_ids
 from eomt.data.problems import each, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.coco_json import (
@@ -30,7 +31,7 @@ from eomt.data.readers.coco_json import (
     flag,
     image_folders,
     is_id,
-    name_images,
+    named_images,
     read_categories,
     some,
 )
@@ -143,7 +144,9 @@ def _open(archive: Archive, split: str) -> Split:
     if not pictures or strangers == total > 0:
         what = "no images" if not pictures else 'no annotation\'s "image_id" is the id of an image'
         raise DataError(f"{where}: {what}; export the file again")
-    paths = find_images(archive, where, pictures.values(), image_folders(name, split))
+    others = {other: file for other, file in files.items() if other != split}
+    images = Images(archive, split, others, partial(named_images, archive, others.values()))
+    paths = find_images(where, pictures.values(), images, image_folders(name, split))
     items = tuple(
         Item(
             image_id,
@@ -152,7 +155,7 @@ def _open(archive: Archive, split: str) -> Split:
             _Content(f"[{','.join(gathered.texts.pop(id, ()))}]".encode(), pictures[id].size),
             id,
         )
-        for image_id, (id, path) in zip(name_images(paths.values()), paths.items(), strict=True)
+        for image_id, (id, path) in zip(image_ids(paths.values()), paths.items(), strict=True)
     )
     left_out = [f"{count} {what}" for what, count in gathered.counts.items()]
     if strangers:

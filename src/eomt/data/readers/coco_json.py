@@ -7,13 +7,13 @@ text.
 import json
 import re
 from collections import Counter
-from collections.abc import Container, Generator, Iterable, Iterator, Mapping
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from eomt.categories import Category, class_table, distinct_color
 from eomt.data.archive import Archive
-from eomt.data.images import IMAGE_SUFFIXES
+from eomt.data.files import Images
 from eomt.data.problems import at_once, each
 from eomt.errors import DataError
 
@@ -26,12 +26,13 @@ __all__ = [
     "flag",
     "image_folders",
     "is_id",
-    "name_images",
+    "named_images",
     "read_categories",
     "some",
 ]
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _LISTS = ("images", "annotations", "categories")
 
 
@@ -213,15 +214,16 @@ def read_categories(
             if id in found:
                 other = found[id].name
                 raise DataError(f"{where}: two categories have the id {id}, {other} and {name}; renumber one")
-            default = distinct_color(len(found))
-            found[id] = Category(f"id {id}", bool(things), id, default)  # stays where faults are collected
-            if not isinstance(name, str) or not name.strip():
+            default, word = distinct_color(len(found)), name if isinstance(name, str) else ""
+            # Stays where faults are collected.
+            found[id] = Category(word or f"id {id}", bool(values.get("isthing", things)), id, default)
+            if not word.strip():
                 raise DataError(f'{place}: "name" is {name!r:.60}; every category needs one')
             if color is None:
-                color = known.get((id, name), default)
+                color = known.get((id, word), default)
             elif not isinstance(color, list) or len(color) != 3 or any(part not in range(256) for part in color):
                 raise DataError(f'{place}, {name}: "color" is {color!r:.60}; use [r, g, b], each from 0 to 255')
-            found[id] = Category(name, flag(values, "isthing", things, f"{place}, {name}"), id, tuple(color))
+            found[id] = Category(word, flag(values, "isthing", things, f"{place}, {name}"), id, tuple(color))
     if not found:
         raise DataError(f"{where}: no categories; the list must name every class")
     for name, count in Counter(category.name for category in found.values()).items():
@@ -243,62 +245,47 @@ def image_folders(annotation: str, split: str) -> list[str]:
 
 
 def find_images(
-    archive: Archive, where: str, pictures: Iterable[Picture], folders: list[str], masks: str = ""
+    where: str, pictures: Iterable[Picture], images: Images, folders: Sequence[str]
 ) -> dict[int | str, str]:
-    """Find the file of every picture in the first of these folders that has it, else anywhere by its bare name.
+    """Find the file of every picture in the first of these folders that has it, else as `Images` does.
 
-    Names in the file may be paths of another machine: their ends count. A folder of `masks` is not looked into.
     Gives the files by the ids of the pictures. Raises DataError naming pictures that are not there, and files that
     two pictures name.
     """
     pictures = list(pictures)
-    wanted = {picture.file_name: _parts(picture.file_name) for picture in pictures}
-    found: dict[str, str] = {}
-    for folder in folders:
-        listed = set(archive.names(folder))
-        for name, parts in wanted.items():
-            path = "/".join((folder, *parts) if folder else parts)
-            if name not in found and path in listed:
-                found[name] = path
-        if len(found) == len(wanted):
-            break
-    else:
-        by_name: dict[str, list[str]] = {}
-        for path in archive.names():
-            if path.lower().endswith(IMAGE_SUFFIXES) and not (masks and path.startswith(masks + "/")):
-                by_name.setdefault(path.rsplit("/", 1)[-1], []).append(path)
-        for name, parts in wanted.items():
-            paths = by_name.get(parts[-1] if parts else "", [])
-            with each():
-                if name not in found and len(paths) > 1:
-                    raise DataError(f"{where}: image {name} can be any of {some(paths)}; keep the right one")
-            if name not in found and paths:
-                found[name] = paths[0]
-    lost = [name for name in wanted if name not in found]
+    found: dict[str, int | str] = {}
+    lost = []
+    for picture in pictures:
+        with each():
+            try:
+                file = images.find(picture.file_name, folders)
+            except ValueError as error:
+                raise DataError(f"{where}: {error}") from error
+            if file is None:
+                lost.append(picture.file_name)
+            elif found.setdefault(file, picture.id) != picture.id:
+                raise DataError(f"{where}: two images are the file {file}; remove one (id {picture.id!r:.60})")
     for names in at_once(lost):
         with each():
             raise DataError(
-                f"{where}: {len(lost)} of {len(wanted)} images are not there: {some(names)}; put them into "
+                f"{where}: {len(lost)} of {len(pictures)} images are not there: {some(names)}; put them into "
                 f"{folders[0]}/, or take them out of the file"
             )
-    owners: dict[str, int | str] = {}
-    for picture in pictures:
-        with each():
-            file = found.get(picture.file_name)
-            if file is not None and owners.setdefault(file, picture.id) != picture.id:
-                raise DataError(f"{where}: two images are the file {file}; remove one (id {picture.id!r:.60})")
-    return {id: path for path, id in owners.items()}
+    return {id: file for file, id in found.items()}
 
 
-def _parts(file_name: str) -> tuple[str, ...]:
-    return tuple(part for part in re.split(r"[\\/]+", file_name) if part not in ("", ".", ".."))
+def named_images(archive: Archive, files: Iterable[str]) -> list[str]:
+    """List what annotation files call their images, without parsing all that they hold."""
+    return [
+        str(json.loads(name))
+        for file in files
+        for name in _FILE_NAME.findall(archive.read(file))
+        if _is_text(name)
+    ]
 
 
-def name_images(paths: Iterable[str]) -> list[str]:
-    """Name images by their files' names without suffix; where two would be one, by their whole paths."""
-    paths = list(paths)
-    stems = [path.rsplit("/", 1)[-1].rsplit(".", 1)[0] for path in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    whole = [path.rsplit(".", 1)[0] for path in paths]
-    return whole if len(set(whole)) == len(whole) else paths
+def _is_text(literal: bytes) -> bool:
+    try:
+        return isinstance(json.loads(literal), str)
+    except ValueError:
+        return False

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eomt.data.archive import Archive
+from eomt.data.files import Images, image_ids
 from eomt.data.images import read_color_map
 from eomt.data.parts import Part, require_size, segments_of
 from eomt.data.problems import at_once, each, strict, tell
@@ -26,7 +27,7 @@ from eomt.data.readers.coco_json import (
     flag,
     image_folders,
     is_id,
-    name_images,
+    named_images,
     read_categories,
     some,
 )
@@ -89,11 +90,13 @@ def _open(archive: Archive, split: str) -> Split:
     if not pictures:
         raise DataError(f'{where}: no annotation\'s "image_id" is the id of an image; export the file again')
     masks = name.removesuffix(".json")
-    paths = find_images(archive, where, pictures.values(), image_folders(name, split), masks)
+    others = {other: file for other, file in files.items() if other != split}
+    images = Images(archive, split, others, partial(named_images, archive, others.values()), masks)
+    paths = find_images(where, pictures.values(), images, image_folders(name, split))
     pngs = _find_masks(archive, where, masks, {id: found.masks[id].file_name for id in paths})
     items = tuple(
         Item(image_id, path, pngs[id], found.masks[id].segments, id)
-        for image_id, (id, path) in zip(name_images(paths.values()), paths.items(), strict=True)
+        for image_id, (id, path) in zip(image_ids(paths.values()), paths.items(), strict=True)
         if id in pngs
     )
     counts = {

@@ -14,7 +14,8 @@ CVAT's colours. Attributes are ignored; `occluded` too: what is drawn is what is
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -24,17 +25,16 @@ import numpy as np
 
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
+from eomt.data.files import Images, image_ids
 from eomt.data.images import IMAGE_SUFFIXES
 from eomt.data.problems import at_once, each
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import (
     COCO_FILES,
     Drawn,
-    Images,
     check_size,
     ellipse,
     group_key,
-    image_ids,
     joined,
     numbers,
     parse_json,
@@ -178,7 +178,9 @@ def _xml_open(archive: Archive, split: str) -> Split:
     for image in chosen:
         left_out.update(shape.kind for shape in image.shapes if shape.kind not in _XML_KINDS)
     names = [image.fields.get("name", "") for image in chosen]
-    files = _find_images(archive, names, split, where)
+    others = {document.split_of(image) for image in document.images} - {split}
+    claims = [image.fields.get("name", "") for image in document.images if document.split_of(image) in others]
+    files = _find_images(Images(archive, split, others, lambda: claims), names, split, where)
     items = tuple(
         Item(id, file, _XML, (chosen[n].fields, tuple(s for s in chosen[n].shapes if s.kind in _XML_KINDS)))
         for id, (file, n) in zip(image_ids(list(files)), files.items(), strict=True)
@@ -216,19 +218,18 @@ def _rgb(color: str) -> tuple[int, int, int] | None:
     return red, green, blue
 
 
-def _find_images(archive: Archive, names: Sequence[str], split: str, where: str) -> dict[str, int]:
+def _find_images(images: Images, names: Sequence[str], split: str, where: str) -> dict[str, int]:
     """Find the files of images by name; give the place of each one's name in the list.
 
     Raises DataError where some are not there, or one is meant twice.
     """
-    images = Images(archive)
     folders = (f"images/{split}", "images", "")
     found: dict[str, int] = {}
     missing = []
     for place, name in enumerate(names):
         with each():
             try:
-                file = images.find(name, folders, split)
+                file = images.find(name, folders)
             except ValueError as error:
                 raise DataError(f"{where}: {error}") from error
             if file is None:
@@ -386,12 +387,25 @@ def _datumaro_open(archive: Archive, split: str) -> Split:
             names.append(name)
     if not names:
         raise DataError(f'{where}: no "items"; the split has no images')
-    found = _find_images(archive, names, split, where)
+    strangers = [file for other, file in files.items() if other != split]
+    images = Images(archive, split, files, partial(_datumaro_named, archive, strangers))
+    found = _find_images(images, names, split, where)
     items = tuple(
         Item(id, file, files[split], contents[place])
         for id, (file, place) in zip(image_ids(list(found)), found.items(), strict=True)
     )
     return Split(archive, categories, items, _datumaro_segments, _told(left_out))
+
+
+def _datumaro_named(archive: Archive, files: Iterable[str]) -> Iterator[str]:
+    """List what other files call their images, as far as they can be read."""
+    for file in files:
+        with suppress(DataError):
+            document = parse_json(archive.read(file), file)
+            entries = document.get("items") if isinstance(document, dict) else None
+            for entry in entries if isinstance(entries, list) else ():
+                with suppress(DataError):
+                    yield _datumaro_name(archive, entry, PurePosixPath(file).stem, file)
 
 
 def _datumaro_name(archive: Archive, entry: Any, split: str, where: str) -> str:

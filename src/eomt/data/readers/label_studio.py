@@ -18,6 +18,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -28,15 +29,14 @@ from numpy.typing import NDArray
 
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
+from eomt.data.files import Images, image_ids
 from eomt.data.images import IMAGE_SUFFIXES
 from eomt.data.problems import each
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import (
     COCO_FILES,
     Drawn,
-    Images,
     check_size,
-    image_ids,
     joined,
     number,
     parse_json,
@@ -96,16 +96,15 @@ def _splits(archive: Archive) -> tuple[str, ...]:
 
 def _open(archive: Archive, split: str) -> Split:
     """Read all files once: the classes are those of all splits."""
-    images = Images(archive)
+    files = [file for file in _json_files(archive) if _kind_of(archive.read(file)) == "full"]
+    splits = {_split_of(file) for file in files}
+    strangers = [file for file in files if _split_of(file) != split]
+    images = Images(archive, split, splits - {split}, partial(_claims, archive, strangers))
     labels: set[str] = set()
     left_out: Counter[str] = Counter()
     found: dict[str, tuple[str, str, bytes]] = {}  # image -> its file of tasks, its task, its regions
-    splits = set()
-    for file in _json_files(archive):
+    for file in files:
         content = archive.read(file)
-        if _kind_of(content) != "full":
-            continue
-        splits.add(_split_of(file))
         for task, where in _tasks(parse_json(content, archive.where(file)), archive.where(file)):
             told: Counter[str] = Counter()
             with each():
@@ -117,7 +116,7 @@ def _open(archive: Archive, split: str) -> Split:
                 left_out += told
                 if results is None:
                     continue
-                image = _image_of(task, images, split, where)
+                image = _image_of(task, images, where)
                 if image in found:
                     raise DataError(
                         f"{where}: its image {image} is that of {found[image][1]} too; remove one of them"
@@ -243,20 +242,33 @@ def _region(
     return {"id": id, "kind": kind, "label": labels[0], "size": size, **content}
 
 
-def _image_of(task: Mapping[str, Any], images: Images, split: str, where: str) -> str:
-    """Find the image of a task in the archive. Raises DataError where none, or more than one, may be it."""
+def _claims(archive: Archive, files: Iterable[str]) -> Iterator[str]:
+    """List the paths of images that files of tasks name, as far as they can be read."""
+    for file in files:
+        with suppress(DataError):
+            for task in parse_json(archive.read(file), file):
+                with suppress(DataError):
+                    yield from _paths(task, file) if isinstance(task, dict) else ()
+
+
+def _paths(task: Mapping[str, Any], where: str) -> list[str]:
+    """Give the paths by which the image of a task may be found: as named, and without what uploading added."""
     named = _image_path(task, where)
     folder, _, base = named.rpartition("/")
-    candidates = [named]
-    if _UPLOAD_PREFIX.match(base):
-        candidates.append(f"{folder}/{_UPLOAD_PREFIX.sub('', base, count=1)}")
+    return [named] + ([f"{folder}/{_UPLOAD_PREFIX.sub('', base, count=1)}"] if _UPLOAD_PREFIX.match(base) else [])
+
+
+def _image_of(task: Mapping[str, Any], images: Images, where: str) -> str:
+    """Find the image of a task in the archive. Raises DataError where none, or more than one, may be it."""
+    candidates = _paths(task, where)
     for path in candidates:
         try:
-            image = images.find(path, (), split)
+            image = images.find(path, ())
         except ValueError as error:
             raise DataError(f"{where}: {error}") from error
         if image is not None:
             return image
+    base = candidates[0].rpartition("/")[2]
     raise DataError(
         f"{where}: its image {base!r:.80} is not there; Label Studio's JSON holds no images: put them into a "
         "folder images/ beside it, under the names that they had"

@@ -17,10 +17,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from posixpath import normpath
+from typing import Any, NamedTuple
 
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
+from eomt.data.files import Images, image_ids
 from eomt.data.images import read_label_map
 from eomt.data.problems import each
 from eomt.data.reader import Format, Item, Split
@@ -28,11 +30,9 @@ from eomt.data.readers.shapes import (
     COCO_FILES,
     VOID,
     Drawn,
-    Images,
     check_size,
     ellipse,
     group_key,
-    image_ids,
     joined,
     number,
     parse_json,
@@ -111,11 +111,10 @@ def _split_of(name: str) -> str:
 
 def _open(archive: Archive, split: str) -> Split:
     """Read all files once: the classes are those of all splits."""
-    known, images = _listed_classes(archive), Images(archive)
-    found: dict[str, str] = {}  # image, or the JSON that holds it -> JSON
+    known = _listed_classes(archive)
+    told: dict[str, _Named] = {}  # JSON -> its image
     labels: set[str] = set()
     left_out: Counter[str] = Counter()
-    used: set[str] = set()
     for name in _json_files(archive):
         content = archive.read(name)
         if not _is_labelme(content):
@@ -132,19 +131,9 @@ def _open(archive: Archive, split: str) -> Split:
                         labels.add(label)
                     if reason is not None and _split_of(name) == split:
                         left_out[reason] += 1
-            image = _image_of(file, name, images, where)
-            used.add(image)
-            if _split_of(name) != split:
-                continue
-            if image in found:
-                raise DataError(f"{where}: of the image {image} like {found[image]}; remove one of the two")
-            found[image] = name
-    if not found:
-        others = ", ".join(_splits(archive)) or "none"
-        raise DataError(f"{archive.path}: no split {split!r}; it has {others}")
-    left_out["images without a JSON file"] += sum(
-        _split_of(image) == split and image not in used for image in images.names
-    )
+            told[name] = _named(file, where)
+    found, lonely = _find_images(archive, split, told)
+    left_out["images without a JSON file"] += lonely
     categories = tuple(
         Category(label, True, index + 1, distinct_color(index))
         for index, label in enumerate(sorted(labels) if known is None else known)
@@ -154,8 +143,8 @@ def _open(archive: Archive, split: str) -> Split:
         for id, (image, annotation) in zip(image_ids(list(found)), found.items(), strict=True)
     )
     numbers = {category.name: label for label, category in enumerate(categories)}
-    told = tuple(f"{count} {what}" for what, count in left_out.items() if count)
-    return Split(archive, categories, items, partial(_read_segments, numbers), told, _read_bytes)
+    counts = tuple(f"{count} {what}" for what, count in left_out.items() if count)
+    return Split(archive, categories, items, partial(_read_segments, numbers), counts, _read_bytes)
 
 
 def _listed_classes(archive: Archive) -> tuple[str, ...] | None:
@@ -219,23 +208,55 @@ def _without_pixels(shape: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _image_of(file: Mapping[str, Any], name: str, images: Images, where: str) -> str:
-    """Find the image of a JSON file: the file that it names, or else the JSON itself, which then holds it."""
-    path, folder = file.get("imagePath"), name.rpartition("/")[0]
+class _Named(NamedTuple):
+    """What a JSON file says of its image."""
+
+    path: str
+    is_inside: bool
+    """Whether the JSON holds its content."""
+
+
+def _named(file: Mapping[str, Any], where: str) -> _Named:
+    path = file.get("imagePath")
     if not isinstance(path, str) or not path:
         raise DataError(f'{where}: "imagePath" is {path!r:.60}; write the name of its image')
+    return _Named(path, bool(file.get("imageData")))
+
+
+def _find_images(archive: Archive, split: str, told: Mapping[str, _Named]) -> tuple[dict[str, str], int]:
+    """Map the images of a split, or the JSON files that hold them, to JSON files; and count those without one."""
+    strangers = {name: image.path for name, image in told.items() if _split_of(name) != split}
+    images = Images(archive, split, {_split_of(name) for name in strangers}, lambda: strangers.values())
+    found: dict[str, str] = {}
+    for name in [name for name in told if name not in strangers]:
+        where = archive.where(name)
+        with each():
+            image = _image_of(told[name], name, images, where)
+            if image in found:
+                raise DataError(f"{where}: of the image {image} like {found[image]}; remove one of the two")
+            found[image] = name
+    if not found:
+        others = ", ".join(_splits(archive)) or "none"
+        raise DataError(f"{archive.path}: no split {split!r}; it has {others}")
+    used = {normpath(f"{name.rpartition('/')[0]}/{path}".lstrip("/")) for name, path in strangers.items()}
+    lonely = sum(_split_of(image) == split and image not in found and image not in used for image in images.names)
+    return found, lonely
+
+
+def _image_of(named: _Named, name: str, images: Images, where: str) -> str:
+    """Find the image of a JSON file: the file that it names, or else the JSON itself, which then holds it."""
     try:
-        image = images.find(path, (folder,), _split_of(name))
+        image = images.find(named.path, (name.rpartition("/")[0],))
     except ValueError as error:
-        if not file.get("imageData"):
+        if not named.is_inside:
             raise DataError(f'{where}: "imagePath": {error}') from error
         image = None
-    if image is not None and file.get("imageData") and _split_of(image) != _split_of(name):
+    if image is not None and named.is_inside and _split_of(image) != _split_of(name):
         image = None  # one of the same name in another split
-    if image is None and not file.get("imageData"):
+    if image is None and not named.is_inside:
         raise DataError(
-            f'{where}: "imagePath" is {path!r:.80}, but there is no such image, nor "imageData" with its content; '
-            "put the image beside the JSON file"
+            f'{where}: "imagePath" is {named.path!r:.80}, but there is no such image, nor "imageData" with its '
+            "content; put the image beside the JSON file"
         )
     return image or name
 

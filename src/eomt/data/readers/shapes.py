@@ -1,4 +1,4 @@
-"""What labelling tools write, made into segments: JSON and numbers checked, shapes joined, images found by name.
+"""What labelling tools write, made into segments: JSON and numbers checked, shapes joined.
 
 Shared by the readers of labelling tools' exports. What a shape means, and where it stands, is left to them;
 rasterising to `masks`.
@@ -6,18 +6,13 @@ rasterising to `masks`.
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import PurePosixPath
-from posixpath import normpath
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eomt.data.archive import Archive
-from eomt.data.images import IMAGE_SUFFIXES
 from eomt.data.problems import strict
 from eomt.errors import DataError
 from eomt.masks import Rle, RleMasks, decode_rle, encode_rle, rle_of_counts, rle_of_polygons
@@ -27,11 +22,9 @@ __all__ = [
     "COCO_FILES",
     "VOID",
     "Drawn",
-    "Images",
     "check_size",
     "ellipse",
     "group_key",
-    "image_ids",
     "joined",
     "number",
     "numbers",
@@ -175,56 +168,3 @@ def check_size(written: tuple[object, object], size: tuple[int, int], fields: st
             f"{fields} are {written[0]!r:.20} and {written[1]!r:.20}, but the image is upright "
             f"{width} x {height}; put the image there that was annotated, or annotate this one"
         )
-
-
-class Images:
-    """The images of an archive, found by what an annotation file calls them: never anything outside of it."""
-
-    def __init__(self, archive: Archive):
-        self.names = [name for name in archive.names() if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-        self._known = set(self.names)
-        self._by_base: dict[str, list[str]] = defaultdict(list)
-        for name in self.names:
-            self._by_base[name.rsplit("/", 1)[-1]].append(name)
-
-    def find(self, path: str, folders: Sequence[str], split: str = "") -> str | None:
-        """Find an image by its path from one of the folders, else by the longest end of its path that fits.
-
-        Of several that fit equally, the one in a folder of the split's name is taken. None where there is none.
-        Raises ValueError where several are left.
-        """
-        path = path.replace("\\", "/")
-        for folder in folders:
-            exact = normpath(f"{folder}/{path}" if folder else path)
-            if exact in self._known:
-                return exact
-        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-        fitting = self._by_base.get(parts[-1], []) if parts else []
-        if len(fitting) > 1:
-            fitting = _longest(fitting, lambda name: _common_end(name.split("/"), parts))
-            inside = [name for name in fitting if split in name.split("/")[:-1]]
-            fitting = inside or fitting
-        if len(fitting) > 1:
-            raise ValueError(
-                f"the image {path!r:.80} may be {fitting[0]} or {fitting[1]}; give each image a name of its own, "
-                "or write the path from the annotation file"
-            )
-        return fitting[0] if fitting else None
-
-
-def _longest(names: list[str], length: Callable[[str], int]) -> list[str]:
-    longest = max(map(length, names))
-    return [name for name in names if length(name) == longest]
-
-
-def _common_end(name: list[str], path: list[str]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(name[::-1], path[::-1], strict=False)) if a != b), len(name))
-
-
-def image_ids(images: Sequence[str]) -> list[str]:
-    """Name images by their files' stems where these are unique, else by their whole paths without suffix."""
-    stems = [PurePosixPath(name).stem for name in images]
-    if len(set(stems)) == len(stems):
-        return stems
-    paths = [str(PurePosixPath(name).with_suffix("")) for name in images]
-    return paths if len(set(paths)) == len(paths) else list(images)
