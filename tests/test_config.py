@@ -40,6 +40,7 @@ def test_fields_left_out_keep_their_defaults_and_whole_numbers_become_fractions(
         ({"seed": True}, r"recipe\.json\.seed: true is not int"),
         ({"epochs": False}, r"recipe\.json\.epochs: false is not float"),
         ({"steps": "many"}, r'recipe\.json\.steps: "many" is not int'),
+        ({"epochs": 10**400}, r"recipe\.json\.epochs: 10{79} is not float"),
         ({"epochs": None}, r"recipe\.json\.epochs: null is not float"),
         ({"model": {"image_size": [640]}}, r"recipe\.json\.model\.image_size: \[640\] is not tuple\[int, int\]"),
         ({"model": {"image_size": [640, "w"]}}, r'recipe\.json\.model\.image_size\[1\]: "w" is not int'),

@@ -2,7 +2,9 @@ import csv
 import json
 import logging
 import math
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from eomt.inference.segmenter import Segmenter
 from eomt.models.eomt import EoMT
 from eomt.training import loop
 from eomt.training.loop import train
+from eomt.training.setup import build
+from eomt.training.stop import Stopped
 from eomt.types import Category, Sample, Segments
 from layouts import coco_panoptic
 
@@ -47,6 +51,7 @@ def test_a_run_leaves_its_folder(shapes: Path, tmp_path: Path) -> None:
         "metrics.csv",
         "metrics.jsonl",
         "recipe.json",
+        "states",
     ]
     settled = recipe(shapes, evaluate_every=0.4, augment=AugmentConfig(scale=(0.8, 1.2), fit="contain"))
     assert from_json(Recipe, json.loads((out / "recipe.json").read_text())) == settled
@@ -269,19 +274,23 @@ def test_a_trained_model_brings_its_architecture(shapes: Path, tmp_path: Path) -
     assert from_json(Recipe, json.loads((tmp_path / "second/recipe.json").read_text())).model == expected
 
 
-def test_ctrl_c_leaves_a_usable_run(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_usable_run(shapes: Path, tmp_path: Path, monkeypatch, number) -> None:
     step = loop.optimizer_step
 
-    def interrupted(*arguments):  # type: ignore[no-untyped-def]
-        if arguments[-1].step == 2:
-            raise KeyboardInterrupt
-        return step(*arguments)
+    def interrupted(run, batches):  # type: ignore[no-untyped-def]
+        if run.progress.step == 1:
+            os.kill(os.getpid(), number)
+        return step(run, batches)
 
     monkeypatch.setattr(loop, "optimizer_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Stopped) as stopped:
         train(recipe(shapes), tmp_path / "run")
+    assert stopped.value.exit_code == 128 + number
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     assert Segmenter.from_pretrained(tmp_path / "run").task == "instance"
-    assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == 3
+    assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == 3  # the step at hand was finished
 
 
 def test_non_finite_loss_stops_before_the_weights(shapes: Path, tmp_path: Path) -> None:
@@ -350,15 +359,16 @@ def test_a_start_from_a_trained_model_keeps_how_the_recipe_trains(shapes: Path, 
     Segmenter.from_pretrained("bundled", device="cpu").save(tmp_path / "old")
     wanted = recipe(shapes)
     wanted = replace(wanted, model=replace(wanted.model, drop_path=0.3))
-    model, info = loop.build(wanted, open_folder(shapes, "train"), tmp_path / "old")
+    model, info = build(wanted, open_folder(shapes, "train"), tmp_path / "old")
     assert info.model.drop_path == 0.3
     rates = [part.drop_prob for part in model.modules() if isinstance(part, DropPath)]
     assert max(rates) == 0.3
 
 
 def test_a_new_class_head_is_explained(shapes: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO, "eomt")
     data = open_folder(shapes, "train")
-    loop.build(recipe(shapes), data, "bundled")
+    build(recipe(shapes), data, "bundled")
     assert "initialised anew: it knew nucleus, background, the data have " in caplog.text
 
 

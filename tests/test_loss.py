@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eomt.config import LossConfig
-from eomt.training.loss import count_masks, segmentation_loss
+from eomt.training.loss import amounts, segmentation_loss
 from eomt.types import QueryLogits, Target
 
 CONFIG = LossConfig(num_points=64)
@@ -63,7 +63,7 @@ def test_any_targets_give_a_finite_loss_and_every_gradient(targets):
             assert tensor.grad.isfinite().all()
     assert terms.total.isfinite()
     assert terms.total.item() == pytest.approx((terms.mask + terms.dice + terms.classes).item(), rel=1e-5)
-    assert terms.matched == count_masks(targets, QUERIES)
+    assert terms.matched == amounts(targets, QUERIES, CONFIG)[0]
     assert terms.replaced_costs == 0
     assert terms.costs == 2 * QUERIES * sum(len(t.labels) for t in targets)
 
@@ -104,17 +104,37 @@ def test_no_object_counts_a_tenth():
     assert terms.classes.item() == pytest.approx(2 * 20 * 0.1 / 1.1, rel=1e-4)
 
 
-def test_num_masks_divides_the_mask_terms_only():
+def test_divisors_divide_the_terms():
     layers, targets = outputs(2), TARGETS["ordinary"]
+    held = amounts(targets, QUERIES, CONFIG)
+    assert held.tolist() == pytest.approx([5, 5 + 0.1 * 5])
 
-    def loss(num_masks):
-        return segmentation_loss(layers, targets, CONFIG, num_masks, torch.Generator().manual_seed(0))
+    def loss(divisors):
+        return segmentation_loss(layers, targets, CONFIG, divisors, torch.Generator().manual_seed(0))
 
-    default, double, tiny = loss(None), loss(torch.tensor(10.0)), loss(torch.tensor(0.1))
-    torch.testing.assert_close(double.mask, default.mask / 2)
-    torch.testing.assert_close(double.dice, default.dice / 2)
-    assert double.classes == default.classes
+    default, double, tiny = loss(None), loss(held * 2), loss(held * torch.tensor([0.02, 1.0]))
+    for name in ("mask", "dice", "classes"):
+        torch.testing.assert_close(getattr(double, name), getattr(default, name) / 2)
     torch.testing.assert_close(tiny.mask, default.mask * 5)  # not below 1
+    assert loss(held).total == default.total
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "one image without", "none at all"])
+def test_micro_batches_add_up_to_the_batch(kind):
+    """The same points for both: they would be drawn anew for each micro-batch."""
+    whole, targets = outputs(2), TARGETS[kind]
+    parts = [[QueryLogits(*(part[[image]] for part in output)) for output in whole] for image in range(2)]
+    divisors = amounts(targets, QUERIES, CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        fixed = torch.rand(1, 4096, 2)
+        same = lambda images, count, device, generator=None: fixed[:, :count].expand(images, -1, -1)  # noqa: E731
+        patch.setattr("eomt.training.matching.draw_points", same)
+        together = segmentation_loss(whole, targets, CONFIG)
+        apart = [
+            segmentation_loss(part, [each], CONFIG, divisors / 2)
+            for part, each in zip(parts, targets, strict=True)
+        ]
+    torch.testing.assert_close(sum(terms.layers for terms in apart) / 2, together.layers)
 
 
 def test_a_generator_repeats_the_loss():

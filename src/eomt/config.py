@@ -5,7 +5,7 @@ A recipe is complete: what it says is what runs. It is saved as JSON beside the 
 
 import dataclasses
 import json
-import math
+import sys
 import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -180,6 +180,10 @@ class OptimConfig:
     masked_attention: Literal["annealed", "always", "never"] = "annealed"
     """In training: annealed away; always, to the end (predict with --model.masked-inference then); or never, when
     only the final layer is supervised too (the paper's ablations)."""
+    freeze: Literal["nothing", "early_blocks", "backbone"] = "nothing"
+    """Leave the blocks before the joint ones, or the whole backbone, as they are: less memory and time."""
+    ema: float | None = None
+    """Judge and save a moving average of the weights with this decay, such as 0.999; None: the weights."""
     anneal_first_in_warmup: bool = False
     """The first joint block's window is the warm-up (the published DINOv3 panoptic and semantic runs)."""
 
@@ -197,6 +201,8 @@ class Recipe:
     """Optimiser steps."""
     evaluate_every: float = 1.0
     """Epochs between evaluations; the end is always evaluated."""
+    patience: int | None = None
+    """Evaluations without a better figure after which training ends early."""
     precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, else fp32."""
     device: str = "auto"
@@ -276,7 +282,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
                 _read(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True))
             )
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value

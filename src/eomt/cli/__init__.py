@@ -51,7 +51,7 @@ examples:
   eomt predict photos/ --model runs/first       use what was trained
 
 exit codes: 0 done, 1 fault of the program, 2 usage, 3 data, 4 model, 5 memory or disk, 6 numbers not finite,
-7 a check failed, 130 interrupted
+7 a check failed, 130 interrupted, 143 terminated
 """
 
 
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _dispatch(arguments)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("interrupted", file=sys.stderr)
-        return 130
+        return getattr(stopped, "exit_code", 130)
     except BrokenPipeError:  # `eomt ... | head`: the reader has what it wanted
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,8 +9,8 @@ import tyro
 
 from eomt.cli.console import log_lines, note, print_json, print_table, printable
 from eomt.cli.options import Switch, check_names, known_options, named_first, nearest, parse
-from eomt.cli.recipes import find, summary
-from eomt.config import Recipe
+from eomt.cli.recipes import find, flat, summary, written
+from eomt.config import Recipe, to_json
 from eomt.errors import ConfigError
 from eomt.recipes import OWN_DATA
 from eomt.weights import zoo
@@ -18,6 +18,9 @@ from eomt.weights import zoo
 __all__ = ["run"]
 
 DEFAULT_RECIPE = "small"
+
+HARMLESS = ("data.root", "data.workers", "device")
+"""What may change in a resumed run without changing its steps."""
 
 DESCRIPTION = """\
 Train a model on your data set. A recipe gives every setting a value; each of
@@ -44,6 +47,10 @@ class TrainArguments:
     """Start from a trained model instead of the backbone's weights: the folder of a run or of a model, a file of
     weights, a published name (eomt models ls), OWNER/NAME of a repository, or `bundled`. Its architecture replaces
     the recipe's; view, patches and how it is trained stay the recipe's."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
+    """Go on with the run in this folder as if it had never stopped, with its own recipe."""
+    change: Switch = False
+    """With --resume: go on even where options change what the steps compute."""
     json: Switch = False
     """Print one JSON object as the last line of standard output, with the keys out, metrics."""
     traceback: Switch = False
@@ -62,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     from eomt.training.loop import train
 
     with log_lines():
-        result = train(recipe, out, init_from=options.init_from)
+        result = train(recipe, out, init_from=options.init_from, resume=options.resume is not None)
     if options.json:
         print_json({"out": str(result.folder), "metrics": dict(result.metrics)})
     else:
@@ -89,18 +96,49 @@ def _read(arguments: Sequence[str]) -> TrainArguments:
             TrainArguments, arguments, "eomt train", description, TrainArguments(recipe=name, settings=recipe)
         )
 
-    first = named_first(arguments) or DEFAULT_RECIPE
+    first = named_first(arguments) or _resumed(arguments) or DEFAULT_RECIPE
     options = read(first)
     return options if options.recipe == first else read(options.recipe)
 
 
+def _resumed(arguments: Sequence[str]) -> str | None:
+    """Give the recipe of the run that --resume names, if it does."""
+    for place, argument in enumerate(arguments):
+        option, _, value = argument.partition("=")
+        if option == "--resume":
+            run = Path(value or next(iter(arguments[place + 1 :]), ""))
+            if not (run / "recipe.json").is_file():
+                raise ConfigError(f"--resume {run}: no run in this folder (no recipe.json)")
+            return str(run / "recipe.json")
+    return None
+
+
+def _check_changes(options: TrainArguments) -> None:
+    """Refuse options that would make a resumed run another one. Raises ConfigError, naming them."""
+    assert options.resume is not None
+    ran, asked = (flat(to_json(each)) for each in (find(str(options.resume / "recipe.json"))[0], options.settings))
+    changed = [name for name in asked if asked[name] != ran[name] and name not in HARMLESS]
+    if changed and not options.change:
+        told = "; ".join(f"{name} was {written(ran[name])}, is {written(asked[name])}" for name in changed)
+        raise ConfigError(
+            f"--resume {options.resume}: the run would not be the one that was begun ({told}). Leave these out, "
+            f"add --change to go on all the same, or start a new run with --init-from {options.resume}"
+        )
+    if options.out is not None or options.init_from is not None:
+        raise ConfigError("--resume goes on in the run's folder, from its state: leave out --out and --init-from")
+
+
 def _complete(options: TrainArguments) -> tuple[Recipe, Path]:
     """Give the recipe with its data set, and the folder of the run. Raises ConfigError where one is not named."""
-    recipe, root, out = options.settings, options.data, options.out
+    if options.resume is not None:
+        _check_changes(options)
+    elif options.change:
+        raise ConfigError("--change goes with --resume")
+    recipe, root, out = options.settings, options.data, options.resume or options.out
     missing = [] if root or recipe.data.root else ["--data PATH, the data set (a folder or a zip)"]
     missing += [] if out else ["--out DIR, the folder of the run"]
     if missing or out is None:
         raise ConfigError(f"eomt train needs {' and '.join(missing)}")
-    if root and recipe.data.root not in (None, root):
+    if root and recipe.data.root not in (None, root) and options.resume is None:
         raise ConfigError(f"--data {root} and --data.root {recipe.data.root} name two data sets; give one")
     return (replace(recipe, data=replace(recipe.data, root=root)) if root else recipe), out

@@ -138,7 +138,8 @@ class _Plan:
             for step in range(first, steps):
                 samples = order[step * batch_size : (step + 1) * batch_size].tolist()
                 keys = [_Key(sample, epoch * steps + step, place) for place, sample in enumerate(samples)]
-                mine = keys[self.rank :: self.world_size]
+                share = batch_size // self.world_size
+                mine = keys[self.rank * share : (self.rank + 1) * share]
                 for start in range(0, len(mine), self.micro_batch):
                     yield mine[start : start + self.micro_batch]
             epoch, first = epoch + 1, 0

@@ -4,9 +4,9 @@ The metrics themselves are in `metrics`; nothing here knows a formula.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -19,6 +19,9 @@ from eomt.tasks import TASKS
 from eomt.types import ANY_CLASS, Category, Dataset, Segments
 
 __all__ = ["Evaluation", "evaluate"]
+
+Judges = dict[str | None, dict[TaskName, Metric]]
+"""The metrics of each group of images, by its name, and of all images, under None."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def evaluate(
     precision: Precision = "auto",
     groups: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    share: tuple[int, int] = (0, 1),
+    gather: Callable[[list[Any]], list[Any]] | None = None,
 ) -> Evaluation:
     """Predict every image of a data set and judge the predictions.
 
@@ -55,6 +60,9 @@ def evaluate(
     when None, the thresholds do: those given, else the segmenter's own (COCO's figure is that of 100). `groups`
     maps an image id to the name of its group, whose figures are then given too. `progress` is called with images
     done and in all.
+
+    Several processes may judge a share each, `(number of this one, how many)`; `gather` then brings their lists
+    together, in each of them, and every process gives the figures of the whole, to the last digit those of one.
 
     Raises DataError where the data have classes that the model does not know, or where one of them is a thing to
     one and stuff to the other and objects are to be judged.
@@ -69,29 +77,31 @@ def evaluate(
     def metrics() -> dict[TaskName, Metric]:
         return {task: TASKS[task].metric(segmenter.categories, limits) for task in asked}
 
-    overall = metrics()
-    grouped: defaultdict[str, dict[TaskName, Metric]] = defaultdict(metrics)
-    for index in range(len(dataset)):
+    judges: Judges = {None: metrics()}
+    number, count = share
+    for index in range(number, len(dataset), count):
         sample = dataset[index]
         segments = Segments(sample.segments.masks, labels[sample.segments.labels], sample.segments.is_crowd)
-        judges = [overall]
+        concerned = [judges[None]]
         if groups is not None:
-            judges.append(grouped[groups.get(sample.image_id, "(none)")])
+            concerned.append(judges.setdefault(groups.get(sample.image_id, "(none)"), metrics()))
         for fit in dict.fromkeys(TASKS[task].fit for task in asked):  # one look serves all tasks of one fit
             [(logits, tiling)] = segmenter.look([sample.image], fit, image_size=image_size, precision=precision)
             for task in asked:
                 if TASKS[task].fit == fit:
                     prediction = TASKS[task].decode(logits, tiling, segmenter.categories, limits)
-                    for judge in judges:
+                    for judge in concerned:
                         judge[task].update(prediction, segments, sample.image_id)
         if progress is not None:
             progress(index + 1, len(dataset))
 
-    figures, per_class = _merge(overall)
+    if gather is not None:
+        judges = _joined(gather([judges]))
+    figures, per_class = _merge(judges[None])
     return Evaluation(
         figures,
         per_class,
-        {name: _merge(judge)[0] for name, judge in sorted(grouped.items())},
+        {name: _merge(judges[name])[0] for name in sorted(name for name in judges if name is not None)},
         asked,
         len(dataset),
         "bf16" if choose_precision(precision, segmenter.device) == torch.bfloat16 else "fp32",
@@ -148,6 +158,17 @@ def match_categories(
             "semantic only"
         )
     return torch.tensor([*(known[category.name] for category in data), ANY_CLASS], dtype=torch.int64)
+
+
+def _joined(shares: Sequence[Judges]) -> Judges:
+    """Bring together what several processes have counted."""
+    whole: Judges = {}
+    for share in shares:
+        for name, judges in share.items():
+            for task, metric in judges.items() if name in whole else ():
+                whole[name][task].merge(metric)
+            whole.setdefault(name, judges)
+    return whole
 
 
 def _merge(judges: Mapping[TaskName, Metric]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

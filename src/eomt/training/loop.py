@@ -1,44 +1,48 @@
 """Train EoMT: the loop in plain sight, over accelerate.
 
-Forward, loss, backward, step; every so often, evaluate and save. Each part has its own module: `data.loader`,
-`models`, `loss`, `optim`, `evaluation`, `weights`. Nothing here is called back.
+Forward, loss, backward, step; every so often, evaluate and save. Each part has its own module: `setup`,
+`data.loader`, `models`, `loss`, `optim`, `state`, `evaluation`, `weights`. Nothing here is called back.
 """
 
-import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
-from eomt.config import DataConfig, Recipe, checked_thresholds, choose_task, to_json
-from eomt.data.detect import changed, find_format
-from eomt.data.loader import cut_validation, steps_per_epoch, train_loader
-from eomt.devices import choose_device, choose_precision
+from eomt.config import Recipe
+from eomt.data.loader import steps_per_epoch, train_loader
 from eomt.errors import ConfigError, DataError, NonFiniteError
-from eomt.evaluation.evaluate import Evaluation, evaluate, match_categories
-from eomt.files import write_aside
+from eomt.evaluation.evaluate import evaluate, match_categories
 from eomt.inference.segmenter import Segmenter
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
-from eomt.training.loss import count_masks, segmentation_loss
+from eomt.training import state
+from eomt.training.adapt import averaged, freeze
+from eomt.training.loss import amounts, segmentation_loss
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
+from eomt.training.setup import announce, build, build_accelerator, check, choose_data, open_run, settled
+from eomt.training.stop import Stop, Stopped
 from eomt.training.track import Track
 from eomt.types import Batch, Dataset, Target
-from eomt.weights import checkpoint, source
 from eomt.weights.checkpoint import ModelInfo
 
 __all__ = ["TrainResult", "train"]
 
 log = logging.getLogger("eomt")
+
+SECONDS_BETWEEN_STATES = 600.0
+"""A state is saved at least so often, beside those at evaluations."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,46 @@ class Progress:
 
     steps: int
     steps_per_epoch: int
+    evaluate_every: float
+    """Epochs between evaluations."""
     step: int = 0
+    """Optimiser steps that were taken."""
+    judged: int = 0
+    """The step at which it was evaluated last."""
+    waiting: int = 0
+    """Evaluations since the best one."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Figures of the best evaluation."""
 
     @property
     def epoch(self) -> float:
         """Passes over the training data so far."""
         return self.step / self.steps_per_epoch
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the model is to be evaluated before the next step."""
+        every = max(1, round(self.evaluate_every * self.steps_per_epoch))
+        return self.judged < self.step and (self.step % every == 0 or self.step == self.steps)
+
+
+@dataclass
+class Run:
+    """What a run holds."""
+
+    recipe: Recipe
+    folder: Path
+    accelerator: Accelerator
+    model: torch.nn.Module
+    """As accelerate prepared it."""
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    segmenter: Segmenter
+    """With the model that is judged and saved: the average, where there is one."""
+    val_data: Dataset
+    progress: Progress
+    track: Track
+    stop: Stop
 
 
 def train(
@@ -73,6 +111,7 @@ def train(
     train_data: Dataset | None = None,
     val_data: Dataset | None = None,
     init_from: str | Path | None = None,
+    resume: bool = False,
 ) -> TrainResult:
     """Train a model as the recipe says and leave a run folder.
 
@@ -82,136 +121,231 @@ def train(
     used; view and patches stay the recipe's, to which its positions and patches are resampled; its class head is
     kept only if the classes are the same. The recipe in the run folder is the one that ran.
 
+    `resume` goes on with the run in `out` from its newest state that is whole, as if it had never stopped: with
+    the same data and recipe to the same weights, bit by bit on the same machine.
+
     Raises ConfigError when `out` holds something already, DataError, ModelError, and NonFiniteError when the
-    loss or a gradient is not finite. Nothing is written before data and model are at hand. Ctrl-C leaves the last
-    state in `last/` and is passed on.
+    loss or a gradient is not finite. Nothing is written before data and model are at hand. Ctrl-C and SIGTERM end
+    a run after the step at hand, with its state saved, and are passed on as KeyboardInterrupt.
     """
     folder = Path(out)
-    check(recipe, folder)
+    check(recipe, folder, resume)
     set_seed(recipe.seed)
     accelerator = build_accelerator(recipe)
     train_data, val_data = choose_data(recipe, train_data, val_data)
-    model, info = build(recipe, train_data, init_from)
+    if resume:
+        recipe = replace(recipe, model=replace(recipe.model, weights="none"))  # they are in the state
+    bare, info = build(recipe, train_data, init_from)
     recipe = settled(recipe, info)
-    optimizer = build_optimizer(model, recipe.optim)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    frozen = freeze(bare, recipe.optim)
+    average = None if recipe.optim.ema is None else averaged(bare, recipe.optim.ema).to(accelerator.device)
+    model, optimizer = accelerator.prepare(bare, build_optimizer(bare, recipe.optim))
     epoch = steps_per_epoch(len(train_data), recipe.data.batch_size)
-    progress = Progress(recipe.steps or max(1, round(recipe.epochs * epoch)), epoch)
-    segmenter = Segmenter(accelerator.unwrap_model(model), info, accelerator.device)
+    progress = Progress(recipe.steps or max(1, round(recipe.epochs * epoch)), epoch, recipe.evaluate_every)
+    if resume:
+        load_state(folder, bare, optimizer, average, progress, info, len(train_data))
+    judged: Any = bare if average is None else average.module
+    segmenter = Segmenter(judged, info, accelerator.device)
     match_categories(val_data.categories, info.categories, [segmenter.task])
+    place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
 
+    if accelerator.is_main_process and not resume:
+        open_run(folder, recipe)
     with (
-        closing(train_loader(train_data, recipe)) as batches,
-        Track(open_run(folder, recipe), progress.steps) as track,
+        closing(train_loader(train_data, recipe, start_step=progress.step, **place)) as batches,
+        Track(folder, progress.steps, accelerator.is_main_process) as track,
+        Stop() as stop,
     ):
-        if init_from is not None:
-            log.info(
-                "starting from %s: its backbone, queries and joint blocks; view and patches are the recipe's",
-                init_from,
-            )
-        precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
-        announce(recipe, info, segmenter, train_data, val_data, progress, precision)
+        run = Run(
+            recipe, folder, accelerator, model, optimizer, average, segmenter, val_data, progress, track, stop
+        )
+        if resume:
+            track.go_on_from(progress.step, progress.judged)
+            log.info("going on after step %d", progress.step)
+        else:
+            if init_from is not None:
+                log.info(
+                    "starting from %s: its backbone, queries and joint blocks; view and patches are the recipe's",
+                    init_from,
+                )
+            announce(recipe, info, accelerator, bare, train_data, val_data, progress.steps, frozen)
+            save_state(run, len(train_data))
         try:
-            best = fit(recipe, accelerator, model, optimizer, batches, val_data, segmenter, progress, track)
-        except KeyboardInterrupt:
+            fit(run, batches, len(train_data))
+        except Stopped:
             segmenter.save(folder / "last")
-            log.info("interrupted at step %d: the state is in %s", progress.step, folder / "last")
+            log.info("stopped after step %d; go on with: eomt train --resume %s", progress.step, folder)
             raise
-    return TrainResult(Segmenter.from_pretrained(folder / "best", str(accelerator.device)), best.figures, folder)
+    accelerator.wait_for_everyone()
+    return TrainResult(Segmenter.from_pretrained(folder / "best", str(accelerator.device)), progress.best, folder)
 
 
-def fit(
-    recipe: Recipe,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
+def fit(run: Run, batches: Iterator[Batch], images: int) -> None:
+    """Run all steps that are left, or until the figure has not risen for long enough."""
+    progress, saved = run.progress, time.monotonic()
+    run.model.train()
+    try:
+        while True:
+            if progress.is_due:
+                judge(run)
+                save_state(run, images)
+                saved = time.monotonic()
+            if progress.step >= progress.steps or out_of_patience(run):
+                break
+            values = optimizer_step(run, batches)
+            progress.step += 1
+            run.track.step(progress.step, progress.epoch, values)
+            run.stop.check()
+            if time.monotonic() - saved > SECONDS_BETWEEN_STATES:
+                save_state(run, images)
+                saved = time.monotonic()
+    except Stopped:
+        save_state(run, images)
+        raise
+    figure = TASKS[run.segmenter.task].figure
+    log.info("best %s %.4f: %s", figure, progress.best[figure], run.folder / "best")
+
+
+def judge(run: Run) -> None:
+    """Evaluate, record, and save what is to be used: the last model, and the best."""
+    progress, task = run.progress, run.segmenter.task
+    run.model.eval()
+    share = run.accelerator.process_index, run.accelerator.num_processes
+    result = evaluate(
+        run.segmenter,
+        run.val_data,
+        [task],
+        precision=run.recipe.precision,
+        share=share,
+        gather=gather_object if share[1] > 1 else None,
+        progress=lambda done, images: run.stop.check(),
+    )
+    run.model.train()
+    run.track.evaluation(progress.step, progress.epoch, result.figures | {"val_seconds": result.seconds})
+    progress.judged, figure = progress.step, TASKS[task].figure
+    is_best = not progress.best or better(result.figures[figure], progress.best[figure])
+    progress.waiting = 0 if is_best else progress.waiting + 1
+    if is_best:
+        progress.best = result.figures
+    if run.accelerator.is_main_process:
+        for name in ("last", "best") if is_best else ("last",):
+            run.segmenter.save(run.folder / name)
+
+
+def out_of_patience(run: Run) -> bool:
+    """Tell whether the figure has not risen for as many evaluations as the recipe waits."""
+    patience, waiting = run.recipe.patience, run.progress.waiting
+    if patience is None or waiting < patience:
+        return False
+    log.info("stopped early: %d evaluations without a better figure", waiting)
+    return True
+
+
+def save_state(run: Run, images: int) -> None:
+    """Save all that the steps to come depend on."""
+    if run.accelerator.is_main_process:
+        model = run.accelerator.unwrap_model(run.model)
+        values = {
+            "step": run.progress.step,
+            "judged": run.progress.judged,
+            "waiting": run.progress.waiting,
+            "best": run.progress.best,
+            "images": images,
+            "classes": [category.name for category in run.segmenter.categories],
+        }
+        state.save(run.folder, run.progress.step, state.pack(model, run.optimizer, run.average), values)
+
+
+def load_state(
+    folder: Path,
+    model: EoMT,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[Batch],
-    val_data: Dataset,
-    segmenter: Segmenter,
+    average: AveragedModel | None,
     progress: Progress,
-    track: Track,
-) -> Evaluation:
-    """Run all steps; give the evaluation of the best checkpoint."""
-    task = segmenter.task
-    figure = TASKS[task].figure
-    every = max(1, round(recipe.evaluate_every * progress.steps_per_epoch))
-    best: Evaluation | None = None
-    model.train()
-    while progress.step < progress.steps:
-        values = optimizer_step(recipe, accelerator, model, optimizer, batches, progress)
-        progress.step += 1
-        track.step(progress.step, progress.epoch, values)
-
-        if progress.step % every == 0 or progress.step == progress.steps:
-            model.eval()
-            result = evaluate(segmenter, val_data, [task], precision=recipe.precision)
-            model.train()
-            track.evaluation(progress.step, progress.epoch, result.figures | {"val_seconds": result.seconds})
-            segmenter.save(track.folder / "last")
-            if best is None or better(result.figures[figure], best.figures[figure]):
-                best = result
-                segmenter.save(track.folder / "best")
-    assert best is not None  # the last step is always evaluated
-    log.info("best %s %.4f: %s", figure, best.figures[figure], track.folder / "best")
-    return best
+    info: ModelInfo,
+    images: int,
+) -> None:
+    """Put a run back to its newest state. Raises ConfigError where there is none, DataError for other data."""
+    found = state.newest(folder)
+    if found is None:
+        raise ConfigError(f"run {folder}: it has no state to go on from")
+    tensors, values = found
+    classes = [category.name for category in info.categories]
+    if (values["images"], values["classes"]) != (images, classes):
+        raise DataError(
+            f"run {folder}: it was trained on {values['images']} images of {', '.join(values['classes'])[:200]}; "
+            f"now there are {images} of {', '.join(classes)[:200]}. Go on with the same data, or start a new run "
+            f"with --init-from {folder}"
+        )
+    state.unpack(tensors, model, optimizer, average)
+    progress.step, progress.judged = values["step"], values["judged"]
+    progress.waiting, progress.best = values["waiting"], values["best"]
 
 
-def optimizer_step(
-    recipe: Recipe,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[Batch],
-    progress: Progress,
-) -> dict[str, float]:
-    """Take one step on `batch_size` images, in one or more micro-batches; give what is worth recording."""
+def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
+    """Take one step on `batch_size` images, in micro-batches, of which each process has its share.
+
+    Gives what is worth recording. All chance in it follows from the seed, the step and the micro-batch's number.
+    """
+    recipe, accelerator, progress = run.recipe, run.accelerator, run.progress
     started = time.monotonic()
-    set_learning_rates(optimizer, progress.step, progress.steps, recipe.optim)
+    set_learning_rates(run.optimizer, progress.step, progress.steps, recipe.optim)
     probabilities = mask_probabilities(progress.step, progress.steps, recipe.optim, recipe.model.num_joint_blocks)
-    sums: dict[str, Tensor] = {}
-    costs = replaced = 0
     micro_batches = [next(batches) for _ in range(accelerator.gradient_accumulation_steps)]
-    # Each mask counts alike, whichever micro-batch it came in.
-    masks = sum(count_masks(batch.targets, recipe.model.num_queries) for batch in micro_batches)
-    num_masks = torch.tensor(masks / len(micro_batches), device=accelerator.device)
-    for batch in micro_batches:
+    # Each mask and each query count alike, whichever micro-batch and process they came in.
+    held = [amounts(batch.targets, recipe.model.num_queries, recipe.loss) for batch in micro_batches]
+    divisors = across(accelerator, torch.stack(held).sum(0)) / (len(micro_batches) * accelerator.num_processes)
+    sums = torch.zeros(6, device=accelerator.device)
+    for place, batch in enumerate(micro_batches):
         batch = to_device(batch, accelerator.device)
-        with accelerator.accumulate(model):
+        number = accelerator.process_index * len(micro_batches) + place
+        torch.manual_seed(int(np.random.SeedSequence((recipe.seed, progress.step, number)).generate_state(1)[0]))
+        with accelerator.accumulate(run.model):
             with accelerator.autocast():
-                outputs = model(batch.images, probabilities)
-            terms = segmentation_loss(outputs, batch.targets, recipe.loss, num_masks)
+                outputs = run.model(batch.images, probabilities)
+            terms = segmentation_loss(outputs, batch.targets, recipe.loss, divisors)
             accelerator.backward(terms.total)
-            costs, replaced = costs + terms.costs, replaced + terms.replaced_costs
-            for name, value in zip(
-                ("loss", "mask", "dice", "class"), (terms.total, *terms.layers.sum(0)), strict=True
-            ):
-                share = value.detach() / accelerator.gradient_accumulation_steps
-                sums[name] = sums[name] + share if name in sums else share
-    norm = accelerator.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm)
-    values = {name: float(value) for name, value in sums.items()} | {
-        "grad_norm": float(norm if norm is not None else math.nan)
+        share = torch.stack([terms.total.detach(), *terms.layers.sum(0)]) / len(micro_batches)
+        sums += torch.cat([share, share.new_tensor([terms.replaced_costs, terms.costs])])
+    norm = accelerator.clip_grad_norm_(run.model.parameters(), recipe.optim.clip_norm)
+    *losses, replaced, costs = across(accelerator, sums).tolist()
+    names = ("loss", "mask", "dice", "class")
+    values = {name: value / accelerator.num_processes for name, value in zip(names, losses, strict=True)}
+    values["grad_norm"] = float(norm if norm is not None else math.nan)
+    check_finite(values, progress.step + 1, int(replaced), int(costs))
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    if run.average is not None:
+        run.average.update_parameters(accelerator.unwrap_model(run.model))
+    return values | {
+        "lr": learning_rate(progress.step, progress.steps, recipe.optim, "new"),
+        "masked_attention": sum(probabilities) / len(probabilities) if probabilities else 0.0,
+        "replaced_costs": int(replaced),
+        "images_per_second": recipe.data.batch_size / (time.monotonic() - started),
     }
+
+
+def across(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """Sum values over all processes."""
+    summed: Tensor = accelerator.reduce(values.to(accelerator.device), "sum")
+    return summed
+
+
+def check_finite(values: Mapping[str, float], step: int, replaced: int, costs: int) -> None:
+    """Raise NonFiniteError where a figure of the step is not finite, before it updates anything."""
     if replaced:
         log.warning(
             "step %d: %d of %d costs of the matching are not finite; if it goes on, the model diverges",
-            progress.step + 1,
+            step,
             replaced,
             costs,
         )
     for name, value in values.items():
         if not math.isfinite(value):
             raise NonFiniteError(
-                f"step {progress.step + 1}: {name} is {value}; nothing was updated by it. "
+                f"step {step}: {name} is {value}; nothing was updated by it. "
                 "Lower --optim.lr, lengthen --optim.warmup, or use --precision fp32"
             )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return values | {
-        "lr": learning_rate(progress.step, progress.steps, recipe.optim, "new"),
-        "masked_attention": sum(probabilities) / len(probabilities) if probabilities else 0.0,
-        "replaced_costs": replaced,
-        "images_per_second": recipe.data.batch_size / (time.monotonic() - started),
-    }
 
 
 def better(figure: float, best: float) -> bool:
@@ -229,188 +363,3 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         for target in batch.targets
     ]
     return Batch(batch.images.to(device, non_blocking=True), targets, batch.image_ids)
-
-
-def check(recipe: Recipe, folder: Path) -> None:
-    """Refuse settings that cannot be meant and a run folder that is in use, before anything is read."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"run folder {folder}: it holds something already; give another --out")
-    micro = recipe.data.micro_batch or recipe.data.batch_size
-    if recipe.data.batch_size < 1 or micro < 1 or recipe.data.batch_size % micro:
-        raise ConfigError(f"batch size {recipe.data.batch_size} is not a multiple of the micro-batch, {micro}")
-    if recipe.steps is not None and recipe.steps < 1:
-        raise ConfigError(f"steps {recipe.steps}: at least 1")
-    if recipe.steps is None and not recipe.epochs > 0:
-        raise ConfigError(f"epochs {recipe.epochs}: more than 0")
-    if not recipe.evaluate_every > 0:
-        raise ConfigError(f"evaluate_every {recipe.evaluate_every}: more than 0 epochs")
-    if not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
-        raise ConfigError(f"augment.scale {recipe.augment.scale}: two factors above 0, the smaller one first")
-    checked_thresholds(recipe.thresholds)
-    if recipe.loss.num_points < 1:
-        raise ConfigError(f"loss.num_points {recipe.loss.num_points}: at least 1")
-    if recipe.optim.masked_attention == "never" and recipe.model.masked_inference:
-        raise ConfigError(
-            "optim.masked_attention never, but model.masked_inference: a model that is trained without masked "
-            "attention predicts without it; drop --model.masked-inference"
-        )
-    if not recipe.optim.lr > 0:
-        raise ConfigError(f"optim.lr {recipe.optim.lr}: more than 0")
-
-
-def build_accelerator(recipe: Recipe) -> Accelerator:
-    """Choose device and precision. Raises ConfigError where the device is absent, or with several processes."""
-    device = choose_device(recipe.device)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # accelerate takes the current one
-    # Its state outlives a run: another one in this process may want another device or precision.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="bf16" if choose_precision(recipe.precision, device) == torch.bfloat16 else "no",
-        gradient_accumulation_steps=recipe.data.batch_size // (recipe.data.micro_batch or recipe.data.batch_size),
-    )
-    if accelerator.num_processes > 1:
-        raise ConfigError(f"{accelerator.num_processes} processes were launched; training runs in one")
-    return accelerator
-
-
-def settled(recipe: Recipe, info: ModelInfo) -> Recipe:
-    """Put into the recipe what was settled since it was given: the task, its fit, and the model."""
-    assert info.task is not None  # build chose it
-    fit = recipe.augment.fit or TASKS[info.task].fit
-    return replace(recipe, task=info.task, model=info.model, augment=replace(recipe.augment, fit=fit))
-
-
-def open_run(folder: Path, recipe: Recipe) -> Path:
-    """Make the run folder and write the recipe into it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_aside(folder / "recipe.json", json.dumps(to_json(recipe), indent=1).encode())
-    return folder
-
-
-def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | None) -> tuple[Dataset, Dataset]:
-    """Open the two splits; without a validation split, cut one off the training split, and say so."""
-    data, absent = recipe.data, ""
-    if train_data is None:
-        if data.root is None:
-            raise ConfigError("no data: give --data PATH (data.root), or a data set from Python")
-        found = find_format(data.root, data.format)
-        log.info("data %s: %s, with the splits %s", data.root, found.format.name, ", ".join(found.splits))
-        train_data = changed(found.open(data.train), data.class_map)
-        if val_data is None and data.val is not None:
-            asked_for = data.val != DataConfig.val
-            if found.name_of(data.val) or asked_for:  # raises where it is absent
-                val_data = changed(found.open(data.val), data.class_map)
-            else:
-                absent = f" {data.val!r}"
-    if len(train_data) == 0:
-        raise DataError(f"the training split {data.train!r} has no images")
-    if val_data is None:
-        train_data, val_data = cut_validation(train_data, data.val_fraction, recipe.seed)
-        log.warning(
-            "no validation split%s: %d of %d training images are held out to judge on",
-            absent,
-            len(val_data),
-            len(train_data) + len(val_data),
-        )
-    return train_data, val_data
-
-
-def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[EoMT, ModelInfo]:
-    """Create the model for the data's classes, new or from a trained one."""
-    task = choose_task(recipe.task, data.categories)
-    info = ModelInfo(task, data.categories, recipe.model, recipe.thresholds)
-    if init_from is None:
-        return EoMT(recipe.model, len(data.categories)), info
-    told = source.Told(image_size=recipe.model.image_size, patch_size=recipe.model.patch_size)
-    old, state = source.read(init_from, told)
-    # What is no architecture stays the recipe's: how it is trained, and whether prediction masks attention.
-    own = replace(
-        old.model,
-        drop_path=recipe.model.drop_path,
-        rope_rescale=recipe.model.rope_rescale,
-        gradient_checkpointing=recipe.model.gradient_checkpointing,
-        masked_inference=recipe.model.masked_inference,
-    )
-    info = replace(info, model=own)
-    trained = checkpoint.build(replace(old, model=own), state, init_from)
-    known, wanted = (
-        [(c.name, c.is_thing and task != "semantic") for c in categories]  # semantic models tell no kinds apart
-        for categories in (old.categories, data.categories)
-    )
-    if known == wanted:
-        return trained, info
-    log.info(
-        "the class head of %s is initialised anew: it knew %s, the data have %s",
-        init_from,
-        _named(known)
-        or f"{trained.class_head.out_features - 1} classes without names (eomt convert --classes tells them)",
-        _named(wanted),
-    )
-    trained.reset_classes(len(data.categories))
-    return trained, info
-
-
-def _named(classes: list[tuple[str, bool]]) -> str:
-    names = [name for name, _ in classes]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def masking_mismatch(recipe: Recipe) -> str | None:
-    """Say where training ends with masked attention and prediction does without, or the reverse."""
-    masked_to_the_end = recipe.optim.masked_attention == "always"
-    if masked_to_the_end == recipe.model.masked_inference:
-        return None
-    if masked_to_the_end:
-        return (
-            "attention is masked to the end of training (optim.masked_attention always), but not in prediction: "
-            "scores will be poor (paper, table 7: PQ 27.4 for 56.2); add --model.masked-inference"
-        )
-    return (
-        "attention is masked in prediction (model.masked_inference), but not at the end of training: that costs "
-        "time for nothing; add --optim.masked-attention always, or drop --model.masked-inference"
-    )
-
-
-def announce(
-    recipe: Recipe,
-    info: ModelInfo,
-    segmenter: Segmenter,
-    train_data: Dataset,
-    val_data: Dataset,
-    progress: Progress,
-    precision: str,
-) -> None:
-    """Say what is about to happen, before it costs anything."""
-    things = sum(category.is_thing for category in info.categories)
-    parameters = sum(parameter.numel() for parameter in segmenter.model.parameters())
-    height, width = info.model.image_size
-    log.info(
-        "model %s, %.1f M parameters, %d queries in %d joint blocks, view %dx%d, %s on %s",
-        info.model.backbone,
-        parameters / 1e6,
-        info.model.num_queries,
-        info.model.num_joint_blocks,
-        height,
-        width,
-        precision,
-        segmenter.device,
-    )
-    log.info(
-        "data %d training and %d validation images, %d things and %d stuff; task %s",
-        len(train_data),
-        len(val_data),
-        things,
-        len(info.categories) - things,
-        recipe.task,
-    )
-    log.info(
-        "%d steps of %d images (%.1f epochs); results in the run folder",
-        progress.steps,
-        recipe.data.batch_size,
-        progress.steps / progress.steps_per_epoch,
-    )
-    mismatch = masking_mismatch(recipe)
-    if mismatch:
-        log.warning(mismatch)

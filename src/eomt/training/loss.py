@@ -19,7 +19,7 @@ from eomt.training import matching
 from eomt.training.matching import Match
 from eomt.types import QueryLogits, Target
 
-__all__ = ["LossTerms", "count_masks", "segmentation_loss"]
+__all__ = ["LossTerms", "amounts", "segmentation_loss"]
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,22 @@ def segmentation_loss(
     outputs: Sequence[QueryLogits],
     targets: Sequence[Target],
     config: LossConfig,
-    num_masks: Float[Tensor, ""] | None = None,
+    divisors: Float[Tensor, "2"] | None = None,
     generator: torch.Generator | None = None,
 ) -> LossTerms:
     """Match queries with targets and sum the terms of all layers (paper, equation 2).
 
-    The mask terms are divided by `num_masks`, by default the masks matched in this batch. Where processes or
-    micro-batches share one step, pass the mean of their `count_masks`. Without targets the mask terms are a zero
-    through which every parameter still gets its gradient.
+    The terms are divided by what the batch holds (`amounts`), or by `divisors`: where processes or micro-batches
+    share one step, the mean of their amounts, so that the step is that of one batch. Without targets the mask
+    terms are a zero through which every parameter still gets its gradient.
     """
     device = outputs[0].class_logits.device
     with torch.autocast(device.type, enabled=False):
         matches = matching.match(outputs, targets, config, generator)
         matched = sum(len(found.queries) for found in matches.layers[0])
-        divisor = torch.tensor(float(matched), device=device) if num_masks is None else num_masks
+        if divisors is None:
+            divisors = amounts(targets, outputs[0].class_logits.shape[1], config).to(device)
+        num_masks, class_weight = divisors[0].clamp(min=1), divisors[1].clamp(min=1e-6)
         candidates = draw_candidates(targets, config, device, generator) if matched else None
         layers = []
         for output, found in zip(outputs, matches.layers, strict=True):
@@ -93,9 +95,9 @@ def segmentation_loss(
             layers.append(
                 torch.stack(
                     [
-                        config.mask_weight * mask / divisor.clamp(min=1),
-                        config.dice_weight * dice / divisor.clamp(min=1),
-                        config.class_weight * class_term(output, targets, found, config),
+                        config.mask_weight * mask / num_masks,
+                        config.dice_weight * dice / num_masks,
+                        config.class_weight * class_term(output, targets, found, config) / class_weight,
                     ]
                 )
             )
@@ -103,15 +105,20 @@ def segmentation_loss(
     return LossTerms(terms.sum(), terms.detach(), matched, matches.costs, matches.replaced)
 
 
-def count_masks(targets: Sequence[Target], num_queries: int) -> int:
-    """Count the masks that will be matched in each layer: what processes average to get `num_masks`."""
-    return sum(min(len(target.labels), num_queries) for target in targets)
+def amounts(targets: Sequence[Target], num_queries: int, config: LossConfig) -> Float[Tensor, "2"]:
+    """Count the masks that will be matched in each layer, and sum the queries' weights in the class term.
+
+    These divide the terms; they are known before the model has run, so that processes can share them.
+    """
+    matched = sum(min(len(target.labels), num_queries) for target in targets)
+    unmatched = len(targets) * num_queries - matched
+    return torch.tensor([float(matched), matched + config.no_object_weight * unmatched])
 
 
 def class_term(
     output: QueryLogits, targets: Sequence[Target], matches: Sequence[Match], config: LossConfig
 ) -> Float[Tensor, ""]:
-    """Give the cross-entropy of all queries, weighted; those without a target should say *no object*."""
+    """Give the weighted cross-entropies of all queries, summed; those without a target should say *no object*."""
     logits = output.class_logits.float()
     no_object = logits.shape[-1] - 1
     labels = torch.full(logits.shape[:2], no_object, device=logits.device)
@@ -119,7 +126,7 @@ def class_term(
         row[found.queries] = target.labels[found.targets].to(row.dtype)
     weights = logits.new_ones(no_object + 1)
     weights[no_object] = config.no_object_weight
-    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights)
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights, reduction="sum")
 
 
 def mask_terms(

@@ -3,6 +3,7 @@
 `metrics.jsonl` is the source of truth, one object a row; `metrics.csv` is made of it.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -26,14 +27,20 @@ PLAIN_INTERVAL = 10.0
 
 
 class Track:
-    """The records of one run. Close it, or use it in a `with` statement."""
+    """The records of one run. Close it, or use it in a `with` statement.
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    Of several processes one is the `speaker`; the others record nothing.
+    """
+
+    def __init__(self, folder: Path, steps: int, speaker: bool = True) -> None:
         self.folder = folder
         self.steps = steps
+        self.speaker = speaker
         self._rows: list[dict[str, Any]] = []
+        if not speaker:
+            return
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        self._handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        self._handler: logging.Handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(self._handler)
         self._level = log.level
@@ -57,6 +64,8 @@ class Track:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self.speaker:
+            return
         self._bar.stop()
         self._file.close()
         log.removeHandler(self._handler)
@@ -64,8 +73,26 @@ class Track:
         self._handler.close()
         self._write_csv()
 
+    def go_on_from(self, step: int, judged: int) -> None:
+        """Take over the rows of a run up to a step, and of evaluations up to another; drop what came after."""
+        if not self.speaker:
+            return
+        text = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):  # a row that was cut off is one that came after
+                row = json.loads(line)
+                if row["step"] <= (step if "loss" in row else judged):
+                    self._rows.append(row)
+        self._file.close()
+        lines = "".join(json.dumps(row) + "\n" for row in self._rows)
+        write_aside(self.folder / "metrics.jsonl", lines.encode())
+        self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._bar.update(self._task, completed=step)
+
     def step(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Record one optimiser step."""
+        if not self.speaker:
+            return
         self._record({"step": step, "epoch": epoch, **values})
         line = "  ".join(f"{name} {values[name]:.4g}" for name in ("loss", "grad_norm", "images_per_second"))
         self._bar.update(self._task, completed=step, line=line)
@@ -75,6 +102,8 @@ class Track:
 
     def evaluation(self, step: int, epoch: float, figures: Mapping[str, float]) -> None:
         """Record the figures of one evaluation."""
+        if not self.speaker:
+            return
         self._record({"step": step, "epoch": epoch, **figures})
         self._write_csv()
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -1,0 +1,241 @@
+"""Make ready what a run needs, and say what is about to happen: all that can fail before it costs anything.
+
+Settings are checked, data opened, the task chosen, the model made, the device taken. Training is left to `loop`.
+"""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from eomt.config import DataConfig, Recipe, checked_thresholds, choose_task, to_json
+from eomt.data.detect import changed, find_format
+from eomt.data.loader import cut_validation, steps_per_epoch
+from eomt.devices import choose_device, choose_precision
+from eomt.errors import ConfigError, DataError
+from eomt.files import write_aside
+from eomt.models.eomt import EoMT
+from eomt.tasks import TASKS
+from eomt.types import Dataset
+from eomt.weights import checkpoint, source
+from eomt.weights.checkpoint import ModelInfo
+
+__all__ = [
+    "announce",
+    "build",
+    "build_accelerator",
+    "check",
+    "choose_data",
+    "open_run",
+    "settled",
+]
+
+log = logging.getLogger("eomt")
+
+
+def check(recipe: Recipe, folder: Path, resume: bool = False) -> None:
+    """Refuse settings that cannot be meant and a run folder that is in use, before anything is read."""
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"run folder {folder}: it holds something already; give another --out, or go on with --resume {folder}"
+        )
+    micro = recipe.data.micro_batch or recipe.data.batch_size
+    if recipe.data.batch_size < 1 or micro < 1 or recipe.data.batch_size % micro:
+        raise ConfigError(f"batch size {recipe.data.batch_size} is not a multiple of the micro-batch, {micro}")
+    if recipe.steps is not None and recipe.steps < 1:
+        raise ConfigError(f"steps {recipe.steps}: at least 1")
+    if recipe.steps is None and not recipe.epochs > 0:
+        raise ConfigError(f"epochs {recipe.epochs}: more than 0")
+    if not recipe.evaluate_every > 0:
+        raise ConfigError(f"evaluate_every {recipe.evaluate_every}: more than 0 epochs")
+    if not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
+        raise ConfigError(f"augment.scale {recipe.augment.scale}: two factors above 0, the smaller one first")
+    checked_thresholds(recipe.thresholds)
+    if recipe.loss.num_points < 1:
+        raise ConfigError(f"loss.num_points {recipe.loss.num_points}: at least 1")
+    if recipe.optim.masked_attention == "never" and recipe.model.masked_inference:
+        raise ConfigError(
+            "optim.masked_attention never, but model.masked_inference: a model that is trained without masked "
+            "attention predicts without it; drop --model.masked-inference"
+        )
+    if recipe.optim.ema is not None and not 0 < recipe.optim.ema < 1:
+        raise ConfigError(f"optim.ema {recipe.optim.ema}: a decay between 0 and 1, such as 0.999")
+    if recipe.patience is not None and recipe.patience < 1:
+        raise ConfigError(f"patience {recipe.patience}: at least 1 evaluation")
+    if not recipe.optim.lr > 0:
+        raise ConfigError(f"optim.lr {recipe.optim.lr}: more than 0")
+
+
+def build_accelerator(recipe: Recipe) -> Accelerator:
+    """Choose device and precision, and join the processes that a launcher started, if any.
+
+    Raises ConfigError where the device is absent, or the batch cannot be shared among the processes.
+    """
+    device = choose_device(recipe.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # accelerate takes the current one
+    # Its state outlives a run: another one in this process may want another device or precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if choose_precision(recipe.precision, device) == torch.bfloat16 else "no",
+    )
+    share, left = divmod(recipe.data.batch_size, accelerator.num_processes)
+    micro = recipe.data.micro_batch or share
+    if left or not share or share % micro:
+        raise ConfigError(
+            f"batch size {recipe.data.batch_size} cannot be shared among {accelerator.num_processes} processes in "
+            f"micro-batches of {micro}; take a multiple of their product"
+        )
+    accelerator.gradient_accumulation_steps = share // micro
+    return accelerator
+
+
+def settled(recipe: Recipe, info: ModelInfo) -> Recipe:
+    """Put into the recipe what was settled since it was given: the task, its fit, and the model."""
+    assert info.task is not None  # build chose it
+    fit = recipe.augment.fit or TASKS[info.task].fit
+    return replace(recipe, task=info.task, model=info.model, augment=replace(recipe.augment, fit=fit))
+
+
+def open_run(folder: Path, recipe: Recipe) -> Path:
+    """Make the run folder and write the recipe into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_aside(folder / "recipe.json", json.dumps(to_json(recipe), indent=1).encode())
+    return folder
+
+
+def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | None) -> tuple[Dataset, Dataset]:
+    """Open the two splits; without a validation split, cut one off the training split, and say so."""
+    data, absent = recipe.data, ""
+    if train_data is None:
+        if data.root is None:
+            raise ConfigError("no data: give --data PATH (data.root), or a data set from Python")
+        found = find_format(data.root, data.format)
+        log.info("data %s: %s, with the splits %s", data.root, found.format.name, ", ".join(found.splits))
+        train_data = changed(found.open(data.train), data.class_map)
+        if val_data is None and data.val is not None:
+            asked_for = data.val != DataConfig.val
+            if found.name_of(data.val) or asked_for:  # raises where it is absent
+                val_data = changed(found.open(data.val), data.class_map)
+            else:
+                absent = f" {data.val!r}"
+    if len(train_data) == 0:
+        raise DataError(f"the training split {data.train!r} has no images")
+    if val_data is None:
+        train_data, val_data = cut_validation(train_data, data.val_fraction, recipe.seed)
+        log.warning(
+            "no validation split%s: %d of %d training images are held out to judge on",
+            absent,
+            len(val_data),
+            len(train_data) + len(val_data),
+        )
+    return train_data, val_data
+
+
+def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[EoMT, ModelInfo]:
+    """Create the model for the data's classes, new or from a trained one."""
+    task = choose_task(recipe.task, data.categories)
+    info = ModelInfo(task, data.categories, recipe.model, recipe.thresholds)
+    if init_from is None:
+        return EoMT(recipe.model, len(data.categories)), info
+    told = source.Told(image_size=recipe.model.image_size, patch_size=recipe.model.patch_size)
+    old, state = source.read(init_from, told)
+    # What is no architecture stays the recipe's: how it is trained, and whether prediction masks attention.
+    own = replace(
+        old.model,
+        drop_path=recipe.model.drop_path,
+        rope_rescale=recipe.model.rope_rescale,
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
+        masked_inference=recipe.model.masked_inference,
+    )
+    info = replace(info, model=own)
+    trained = checkpoint.build(replace(old, model=own), state, init_from)
+    known, wanted = (
+        [(c.name, c.is_thing and task != "semantic") for c in categories]  # semantic models tell no kinds apart
+        for categories in (old.categories, data.categories)
+    )
+    if known == wanted:
+        return trained, info
+    log.info(
+        "the class head of %s is initialised anew: it knew %s, the data have %s",
+        init_from,
+        _named(known)
+        or f"{trained.class_head.out_features - 1} classes without names (eomt convert --classes tells them)",
+        _named(wanted),
+    )
+    trained.reset_classes(len(data.categories))
+    return trained, info
+
+
+def _named(classes: list[tuple[str, bool]]) -> str:
+    names = [name for name, _ in classes]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def masking_mismatch(recipe: Recipe) -> str | None:
+    """Say where training ends with masked attention and prediction does without, or the reverse."""
+    masked_to_the_end = recipe.optim.masked_attention == "always"
+    if masked_to_the_end == recipe.model.masked_inference:
+        return None
+    if masked_to_the_end:
+        return (
+            "attention is masked to the end of training (optim.masked_attention always), but not in prediction: "
+            "scores will be poor (paper, table 7: PQ 27.4 for 56.2); add --model.masked-inference"
+        )
+    return (
+        "attention is masked in prediction (model.masked_inference), but not at the end of training: that costs "
+        "time for nothing; add --optim.masked-attention always, or drop --model.masked-inference"
+    )
+
+
+def announce(
+    recipe: Recipe,
+    info: ModelInfo,
+    accelerator: Accelerator,
+    model: EoMT,
+    train_data: Dataset,
+    val_data: Dataset,
+    steps: int,
+    frozen: int,
+) -> None:
+    """Say what is about to happen, before it costs anything."""
+    if not accelerator.is_main_process:
+        return
+    things = sum(category.is_thing for category in info.categories)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    height, width = info.model.image_size
+    log.info(
+        "model %s, %.1f M parameters%s, %d queries in %d joint blocks, view %dx%d, %s on %s",
+        info.model.backbone,
+        parameters / 1e6,
+        f" ({frozen / 1e6:.1f} M frozen)" if frozen else "",
+        info.model.num_queries,
+        info.model.num_joint_blocks,
+        height,
+        width,
+        "bf16" if accelerator.mixed_precision == "bf16" else "fp32",
+        accelerator.device,
+    )
+    log.info(
+        "data %d training and %d validation images, %d things and %d stuff; task %s",
+        len(train_data),
+        len(val_data),
+        things,
+        len(info.categories) - things,
+        recipe.task,
+    )
+    log.info(
+        "%d steps of %d images (%.1f epochs)%s; results in the run folder",
+        steps,
+        recipe.data.batch_size,
+        steps / steps_per_epoch(len(train_data), recipe.data.batch_size),
+        f", on {accelerator.num_processes} processes" if accelerator.num_processes > 1 else "",
+    )
+    mismatch = masking_mismatch(recipe)
+    if mismatch:
+        log.warning(mismatch)

@@ -1,0 +1,202 @@
+"""A run that was stopped, killed or damaged goes on as if nothing had happened: the same weights, bit by bit."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import TOY
+from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe
+from eomt.errors import ConfigError, DataError, ModelError
+from eomt.training import loop, state
+from eomt.training.loop import train
+from eomt.training.stop import Stopped
+
+STEPS = 6
+
+
+def recipe(root: Path, workers: int = 0, **optim: object) -> Recipe:
+    """Six steps with all that has a memory or chance in it: accumulation, average, drop path, masked attention."""
+    return Recipe(
+        task="instance",
+        steps=STEPS,
+        evaluate_every=0.4,  # every two steps
+        model=replace(TOY, drop_path=0.2),
+        data=DataConfig(root=str(root), batch_size=4, micro_batch=2, workers=workers),
+        augment=AugmentConfig(scale=(0.8, 1.2), color=True),
+        loss=LossConfig(num_points=128),
+        optim=OptimConfig(lr=1e-3, layer_decay=0.9, ema=0.9, **optim),
+        device="cpu",
+    )
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    found = state.newest(run)
+    assert found is not None
+    return found[0]
+
+
+def curve(run: Path) -> list[dict[str, object]]:
+    """The rows of a run without what a clock says."""
+    clocks = ("images_per_second", "val_seconds")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in clocks} for row in rows]
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    one, other = tensors(first), tensors(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert curve(first) == curve(second)
+    for name in ("best", "last"):
+        digests = [
+            json.loads((run / name / "config.json").read_text())["weights"]["sha256"] for run in (first, second)
+        ]
+        assert digests[0] == digests[1], name
+
+
+@pytest.fixture(scope="module")
+def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(recipe(shapes), run)
+    return run
+
+
+def test_workers_and_repeats_give_the_same_bits(whole: Path, shapes: Path, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        train(recipe(shapes, workers), tmp_path / str(workers))
+        assert_same_run(whole, tmp_path / str(workers))
+
+
+@pytest.mark.parametrize(("after", "workers"), [(1, 0), (2, 0), (3, 2), (5, 0)])
+def test_a_stopped_run_goes_on(whole: Path, shapes: Path, tmp_path: Path, monkeypatch, after, workers) -> None:
+    step = loop.optimizer_step
+
+    def stopping(run, batches):  # type: ignore[no-untyped-def]
+        if run.progress.step == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(run, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimizer_step", stopping)
+        with pytest.raises(Stopped):
+            train(recipe(shapes, workers), tmp_path / "run")
+    result = train(recipe(shapes, workers), tmp_path / "run", resume=True)
+    assert_same_run(whole, tmp_path / "run")
+    best = json.loads((whole / "states" / "step-000000006" / "state.json").read_text())["values"]["best"]
+    assert {name: value for name, value in result.metrics.items() if value == value} == {
+        name: value for name, value in best.items() if value == value
+    }
+
+
+def test_a_run_that_was_stopped_while_it_was_judged_is_judged_again(whole, shapes, tmp_path, monkeypatch) -> None:
+    evaluate = loop.evaluate
+
+    def stopping(*arguments, **options):  # type: ignore[no-untyped-def]
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", stopping)
+        with pytest.raises(Stopped):
+            train(recipe(shapes), tmp_path / "run")
+    assert not any("AP" in row for row in curve(tmp_path / "run"))
+    train(recipe(shapes), tmp_path / "run", resume=True)
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no tensors", "no json", "junk"])
+def test_the_newest_state_that_is_whole_is_taken(
+    whole: Path, shapes: Path, tmp_path: Path, damage: str, caplog
+) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    newest = max((tmp_path / "run" / "states").iterdir())
+    content = (newest / "tensors").read_bytes()
+    if damage == "flip":
+        middle = len(content) // 2
+        (newest / "tensors").write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif damage == "cut":
+        (newest / "tensors").write_bytes(content[:-100])
+    elif damage == "no tensors":
+        (newest / "tensors").unlink()
+    elif damage == "no json":
+        (newest / "state.json").unlink()
+    else:
+        (newest / "state.json").write_text('{"format": 1}')
+    train(recipe(shapes), tmp_path / "run", resume=True)
+    assert f"state {newest}: cannot be used" in caplog.text
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_all_states_damaged(whole: Path, shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    for path in (tmp_path / "run" / "states").glob("*/tensors"):
+        path.write_bytes(b"")
+    with pytest.raises(ModelError, match="none of its 2 states can be used; start anew with --init-from"):
+        train(recipe(shapes), tmp_path / "run", resume=True)
+
+
+def test_a_state_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full at any write leaves the states that were there."""
+    values = {"step": 1}
+    state.save(tmp_path, 1, {"model.a": torch.ones(3)}, values)
+    for call in ("save_file", "_to_disk"):
+        with monkeypatch.context() as patch:
+
+            def full(*_: object) -> None:
+                raise OSError(28, "No space left on device")
+
+            patch.setattr(state, call, full)
+            with pytest.raises(OSError, match="No space left"):
+                state.save(tmp_path, 2, {"model.a": torch.zeros(3)}, {"step": 2})
+        assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-000000001"]
+    found = state.newest(tmp_path)
+    assert found is not None
+    assert found[1] == values
+    for step in range(2, 6):
+        state.save(tmp_path, step, {"model.a": torch.zeros(3)}, {"step": step})
+    assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["step-000000004", "step-000000005"]
+
+
+def test_what_cannot_go_on(whole: Path, shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no state to go on from"):
+        train(recipe(shapes), tmp_path / "nothing", resume=True)
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.copytree(shapes, tmp_path / "data")
+    (first, *_) = sorted((tmp_path / "data/images/train").iterdir())
+    first.unlink()
+    with pytest.raises(DataError, match=r"was trained on 24 images of .*; now there are 23"):
+        train(recipe(tmp_path / "data"), tmp_path / "run", resume=True)
+    other = recipe(shapes)
+    with pytest.raises(ModelError, match="of another model"):
+        train(replace(other, model=replace(other.model, num_queries=5)), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("part", ["early_blocks", "backbone"])
+def test_what_is_frozen_stays(shapes: Path, tmp_path: Path, part) -> None:
+    train(replace(recipe(shapes, freeze=part), steps=2), tmp_path / "run")
+    states = sorted((tmp_path / "run" / "states").iterdir())
+    (before, _), (after, _) = ((state.load_file(path / "tensors"), None) for path in (states[0], states[-1]))
+    same = {name for name in before if name.startswith("model.") and torch.equal(before[name], after[name])}
+    assert "model.backbone.vit.blocks.0.attn.qkv.weight" in same
+    assert "model.queries.weight" not in same
+    assert not any(name.startswith("exp_avg.backbone.vit.blocks.0.") for name in after)
+    last = max(
+        name for name in before if re.fullmatch(r"model\.backbone\.vit\.blocks\.\d+\.attn\.qkv\.weight", name)
+    )
+    assert (last in same) == (part == "backbone")
+
+
+def test_patience_ends_a_run(shapes: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "better", lambda figure, best: False)
+    result = train(replace(recipe(shapes), patience=1, steps=20), tmp_path / "run")
+    judged = [row["step"] for row in curve(tmp_path / "run") if "AP" in row]
+    assert judged == [2, 4]
+    assert result.metrics["AP"] >= 0
