@@ -160,6 +160,7 @@ def test_tables_are_read(name, tmp_path):
         ("erase: [sky]", "expected one or more of merge, rename, drop, ignore, things, stuff"),
         ("- car", "expected one or more of"),
         ("", "expected one or more of"),
+        ("drop: [&a0 [x], " + ", ".join(f"&a{n + 1} [*a{n}, *a{n}]" for n in range(60)) + "]", "drop is"),  # 2^60
         ("a: b: c", "neither YAML nor JSON"),
         ("!!python/object/apply:os.system ['true']", "neither YAML nor JSON"),
         ("a: " + "[" * 5000, "neither YAML nor JSON"),
