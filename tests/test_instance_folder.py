@@ -131,7 +131,7 @@ def test_what_cannot_be_used_is_told_at_the_door(tmp_path, files, words):
         (
             "0.png",
             np.zeros((3, 3), np.uint8),
-            r"masks/a/x: image x: the mask 0\.png is 3 x 3, its image upright 3 x 2",
+            r"masks/a/x/0\.png: the mask is 3 x 3, its image upright 3 x 2",
         ),
         ("0.jpg", LEFT, r"masks/a/x/0\.jpg: in a lossy format"),
         ("0.png", "", r"masks/a/x/0\.png: is empty"),

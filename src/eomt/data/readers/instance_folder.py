@@ -25,7 +25,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, mask_kind, read_color_map, read_label_map
 from eomt.data.parts import require_size
-from eomt.data.problems import each, tell
+from eomt.data.problems import each, tell, within
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.mask_code import category_file, read_code
 from eomt.errors import DataError
@@ -125,7 +125,8 @@ def _read_mask(archive: Archive, file: str, size: tuple[int, int]) -> NDArray[np
     data, where = archive.read(file), archive.where(file)
     colored = mask_kind(data, where) == "color"
     values = read_color_map(data, where) if colored else read_label_map(data, where).values
-    require_size(values, size, f"the mask {PurePosixPath(file).name}")
+    with within(lambda: where):
+        require_size(values, size)
     mask: NDArray[np.bool_] = values != 0
     return mask
 

@@ -247,9 +247,10 @@ def _code_from_json(content: Any, where: str) -> MaskCode:
     categories: list[Category] = []
     pixel_values: list[int | None] = []
     for index, entry in enumerate(entries):
+        category, value = _stand_in(entry, index)
+        categories.append(category)
+        pixel_values.append(value)
         with each():
-            categories.append(Category(f"category {index}", False, index, distinct_color(index)))
-            pixel_values.append(None)  # both stay where faults are collected, to read on with
             categories[index] = _category(entry, index, where)
             pixel_values[index] = _number(entry, "pixel_value", None, where)
             if masks == "color" and not isinstance(entry.get("color"), list):
@@ -260,6 +261,20 @@ def _code_from_json(content: Any, where: str) -> MaskCode:
     if masks == "color":
         void = [_color_value(color) for color in void or ()]
     return MaskCode(tuple(categories), tuple(pixel_values), masks, None if void is None else tuple(void), divisor)
+
+
+def _stand_in(entry: Any, index: int) -> tuple[Category, int | None]:
+    """Make what can be made of a category and its pixel value, to read on with where faults are collected."""
+    fields = entry if isinstance(entry, dict) else {}
+    name, color = fields.get("name"), fields.get("color")
+    id, value = (fields[field] if _is_number(fields.get(field)) else None for field in ("id", "pixel_value"))
+    category = Category(
+        name if isinstance(name, str) and name.strip() else f"category {index}",
+        fields.get("is_thing", fields.get("isthing")) is True,
+        index if id is None else id,
+        tuple(color) if isinstance(color, list) and _is_color(color) else distinct_color(index),
+    )
+    return category, value
 
 
 def _category(entry: Any, index: int, where: str) -> Category:

@@ -228,12 +228,14 @@ def _open(archive: Archive, split: str) -> Split:
     where = archive.where(tree.sets[split])
     images = _files(archive, f"{tree.top}JPEGImages", IMAGE_SUFFIXES)
     _require(ids, images, f"{tree.top}JPEGImages", where)
+    ids = tuple(id for id in ids if id in images)
     masks, augmented = _files(archive, f"{tree.top}SegmentationClass"), False
     if any(id not in masks for id in ids):
         more = _files(archive, f"{tree.top}SegmentationClassAug")
         augmented = all(id in more for id in ids)
         masks = more if augmented else masks
     _require(ids, masks, f"{tree.top}SegmentationClass", where)
+    ids = tuple(id for id in ids if id in masks)
     objects = _files(archive, f"{tree.top}SegmentationObject")
     code = _code(archive, tree.top, bool(objects))
     left_out: tuple[str, ...] = ()
@@ -241,11 +243,7 @@ def _open(archive: Archive, split: str) -> Split:
         left_out = (f"the objects of {len(ids)} images (SegmentationClassAug does not tell them apart)",)
     elif objects:
         _require(ids, objects, f"{tree.top}SegmentationObject", where)
-    items = tuple(
-        Item(id, images[id], masks[id], None if augmented else objects.get(id))
-        for id in ids
-        if id in images and id in masks
-    )
+    items = tuple(Item(id, images[id], masks[id], None if augmented else objects.get(id)) for id in ids)
     if strict():
         listed = {id for name in tree.sets.values() for id in _listed(archive, name, twice=True)}
         for id, mask in [*masks.items(), *objects.items()]:
