@@ -472,6 +472,7 @@ DEFECTS = (
     Defect(
         cvat.write, removed("images/val/street_000003.png"), "annotations.xml", "not there: 'street_000003.png'"
     ),
+    Defect(cvat.write, cut("annotations.xml"), "annotations.xml", "not well-formed XML", 0),
     Defect(
         cvat.write_datumaro,
         item(0, 2, label_id=9),

@@ -111,7 +111,10 @@ def validate(
         findings += _of_samples(name, split, results[name], root)
     findings += _unused(found.archive, opened)
     findings += _same_images(opened, results)
-    findings += _classes(opened, results, found.name_of("train"))
+    train = None
+    with collecting():  # what is wrong with the splits was told when they were opened
+        train = found.name_of("train")
+    findings += _classes(opened, results, train)
     counts = tuple(
         SplitCounts(
             name, len(reads), sum(read.labels.total() for read in reads), sum(not read.labels for read in reads)
