@@ -25,6 +25,8 @@ CELL = {"name": "cell", "is_thing": True}
 DIRT = {"name": "dirt", "is_thing": True}
 GLASS = {"name": "glass", "is_thing": False}
 EMPTY = np.zeros((2, 3), np.uint8)
+COLORED = {"categories": [CELL | {"color": [9, 0, 0]}, GLASS | {"color": [0, 9, 0]}], "masks": "color"}
+PAINTED = np.array([[[9, 0, 0], [0, 9, 0], [0, 9, 0]]] * 2, np.uint8)
 
 
 def png(values: np.ndarray, **options: object) -> bytes:
@@ -108,14 +110,12 @@ def test_32_bit_ids(tmp_path):
     [
         ("sky\nroad", grid([[0, 1, 7]] * 2, 8), "value 7 belongs to no category"),
         ([CELL, GLASS | {"pixel_value": 0}], grid([[0, 1, 7]] * 2, 8), "value 0 would be both cell and glass"),
-        ("sky\nroad", grid([[0, 1, 7]] * 2, 16), "no category is a thing"),
-        ([CELL, DIRT], grid([[0, 1, 7]] * 2, 16), "label_divisor"),
         (
             {"categories": [CELL | {"id": 1}], "label_divisor": 1000},
             grid([[0, 1001, 5003]] * 2, 16),
             "value 5003 is object 3 of category id 5",
         ),
-        ([CELL], np.zeros((2, 3, 3), np.uint8), "mode RGB"),
+        ([CELL], PAINTED, "mode RGB"),
         ([CELL], np.zeros((3, 2), np.uint8), "mask is 2 x 3, its image upright 3 x 2"),
         ([CELL], b"broken", "give a PNG"),
     ],
@@ -160,7 +160,7 @@ def test_wrong_categories_are_told_at_the_door(tmp_path, categories, words):
 
 def test_categories_have_defaults(tmp_path):
     entries = [CELL, {"name": "glass", "isthing": 0, "id": 9, "color": [1, 2, 3], "supercategory": "x"}]
-    assert one_mask(tmp_path, entries, EMPTY).categories == (
+    assert one_mask(tmp_path, entries, grid([[0, 1, 2]] * 2, 16)).categories == (
         Category("cell", True, 0, distinct_color(0)),
         Category("glass", False, 9, (1, 2, 3)),
     )
@@ -205,6 +205,8 @@ def test_a_zip_reads_as_its_folder_does(tmp_path):
         "images/train/deep/y.PNG": picture,
         "images/train/notes.csv": "a,b",
         "images/test set/z.png": picture,
+        "masks/test set/z.png": EMPTY,
+        "images/unmarked/z.png": picture,
         "masks/train/x.png": EMPTY,
         "masks/train/deep/y.png": EMPTY,
         "masks/train/of no image.png": EMPTY,
@@ -217,6 +219,7 @@ def test_a_zip_reads_as_its_folder_does(tmp_path):
         assert splits(place) == ("test set", "train")
         dataset = pickle.loads(pickle.dumps(open_folder(place, "train")))
         assert dataset.image_ids == ("deep/y", "x")
+        assert dataset.left_out == ("1 masks of no image",)
         sample = dataset[1]
         assert sample.image_id == "x"
         np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), picture)
@@ -265,10 +268,6 @@ def test_without_splits_all_is_for_training(tmp_path):
     (tmp_path / "classes.txt").write_text("\n".join(layout.NAMES))
     assert splits(tmp_path) == ("train",)
     assert open_folder(tmp_path, "train").image_ids == tuple(scene.image_id for scene in SCENES)
-
-
-COLORED = {"categories": [CELL | {"color": [9, 0, 0]}, GLASS | {"color": [0, 9, 0]}], "masks": "color"}
-PAINTED = np.array([[[9, 0, 0], [0, 9, 0], [0, 9, 0]]] * 2, np.uint8)
 
 
 def palette(colors: list[int], values: list[list[int]]) -> bytes:
@@ -401,3 +400,73 @@ def test_street_scenes():
         mask = np.array(Image.open(archive.open(f"masks/val/{sample.image_id}.png")))
     labels = np.append(sample.segments.labels.numpy(), 255)  # last: void, which id 0 - 1 points at
     np.testing.assert_array_equal(labels[sample.segments.masks.ids - 1], mask)
+
+
+@pytest.mark.parametrize(
+    ("categories", "mask", "words"),
+    [
+        # binary masks, of which all objects would be void
+        ("background\ncell", grid([[0, 255, 255]] * 2, 8), r'classes.txt: .* 0 and 255 only.* "pixel_value": 255'),
+        ("cell", grid([[0, 255, 255]] * 2, 8), '"pixel_value": 255'),
+        ([GLASS, CELL], np.dstack([grid([[0, 255, 255]] * 2, 8)] * 3), r'"void": \[255\]'),
+        # masks of objects, of which it is not said what they are
+        (
+            "sky\nroad",
+            grid([[0, 1, 7]] * 2, 16),
+            r'2 classes, none of them things.* 16 bits .*"masks": "semantic"',
+        ),
+        ([CELL, DIRT], grid([[0, 1, 7]] * 2, 16), "2 classes, 2 of them things.*label_divisor"),
+        ({"categories": [CELL, DIRT], "masks": "instance"}, grid([[0, 1, 7]] * 2, 8), "masks of 8 bits number"),
+    ],
+)
+def test_masks_that_are_not_what_the_classes_say_are_told_at_the_door(tmp_path, categories, mask, words):
+    with pytest.raises(DataError, match=words):
+        one_mask(tmp_path, categories, mask)
+
+
+@pytest.mark.parametrize(
+    ("categories", "mask"),
+    [
+        ({"categories": [GLASS, CELL], "void": [255]}, grid([[0, 255, 255]] * 2, 8)),  # as is said
+        ([GLASS, CELL | {"pixel_value": 255}], grid([[0, 255, 255]] * 2, 8)),
+        ("sky\nroad\n", grid([[0, 1, 255]] * 2, 8)),
+        ([CELL | {"pixel_value": 1}, DIRT | {"pixel_value": 7}], grid([[0, 1, 7]] * 2, 16)),  # one object of each
+        ({"categories": [CELL, DIRT], "masks": "semantic"}, grid([[0, 1, 1]] * 2, 16)),
+    ],
+)
+def test_masks_that_are_what_the_classes_say(tmp_path, categories, mask):
+    assert len(one_mask(tmp_path, categories, mask)[0].segments) > 0
+
+
+def test_one_rare_class_is_looked_for_in_more_masks(tmp_path):
+    void, found = grid([[0, 255, 255]] * 2, 8), grid([[0, 1, 255]] * 2, 8)
+    masks = {f"masks/a/{i:02}.png": found if i == 7 else void for i in range(40)}
+    images = {name.replace("masks", "images"): np.zeros((2, 3, 3), np.uint8) for name in masks}
+    assert len(open_folder(save(tmp_path, images | masks | {"classes.txt": "sky\nbird"}), "a")) == 40
+
+
+def test_a_list_of_one_name_says_what_the_objects_are(tmp_path):
+    dataset = one_mask(tmp_path, "cell\n", grid([[0, 1, 7]] * 2, 16))
+    assert dataset.categories == (Category("cell", True, 0, distinct_color(0)),)
+    assert dataset[0].segments.labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("categories", "mask", "things"),
+    [
+        ([CELL, GLASS], grid([[0, 1, 0]] * 2, 8), 0),  # two cells, and nothing tells them apart
+        (COLORED, PAINTED, 0),
+        ({"categories": [CELL, GLASS], "masks": "semantic"}, grid([[0, 1, 0]] * 2, 16), 0),
+        ({"categories": [CELL, GLASS], "masks": "instance"}, grid([[0, 1, 0]] * 2, 8), 1),  # the user says so
+        ([CELL, GLASS], grid([[0, 1, 0]] * 2, 16), 1),
+    ],
+)
+def test_masks_without_objects_are_of_stuff(tmp_path, categories, mask, things):
+    dataset = one_mask(tmp_path, categories, mask)
+    assert sum(category.is_thing for category in dataset.categories) == things
+    assert [text[:31] for text in dataset.left_out] == ["which classes are things, as ma"] * (not things)
+
+
+def test_colours_that_are_all_grey_are_numbers(tmp_path):
+    dataset = one_mask(tmp_path, "sky\nroad", np.dstack([grid([[0, 1, 1]] * 2, 8)] * 3))
+    assert dataset[0].segments.masks.ids.tolist() == [[1, 2, 2]] * 2

@@ -300,11 +300,12 @@ def test_what_cannot_be_read_is_counted_and_not_remembered(tmp_path: Path) -> No
 
 def test_a_split_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     folder.write(tmp_path)
-    (tmp_path / "images/test").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "images/test/a.png")
+    for name in ("images/test/a.png", "images/test/b.png", "masks/test/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
     found = inspect_data(tmp_path)
     assert found.splits.keys() == {"train", "val"}
-    assert "1 of 1 images of test have no mask" in found.closed["test"]
+    assert "1 of 2 images of test have no mask" in found.closed["test"]
     with pytest.raises(DataError, match="have no mask"):
         inspect_data(tmp_path, split="test")
     with pytest.raises(DataError, match="no split 'tset'; did you mean test"):
@@ -440,8 +441,9 @@ def test_mistakes(arguments, code, words, tmp_path, monkeypatch, capsys):
 def test_faults_are_told(tmp_path: Path, capsys) -> None:
     folder.write(tmp_path)
     (tmp_path / "images/train/street_000002.png").write_bytes(b"no picture")
-    (tmp_path / "images/test").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "images/test/a.png")
+    for name in ("images/test/a.png", "images/test/b.png", "masks/test/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
     assert main(["data", "inspect", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert "not opened  test: " in out

@@ -120,7 +120,8 @@ def image_size(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -
 def read_label_map(data: bytes, name: str = "mask", max_pixels: int = MAX_PIXELS) -> LabelMap:
     """Give the exact numbers of a mask: grey values, or palette indices whatever colours they show.
 
-    Raises DataError for colour pictures, lossy formats, fractions and whatever cannot be decoded.
+    Colours of which red, green and blue are equal everywhere are grey. Raises DataError for other colour pictures,
+    lossy formats, fractions and whatever cannot be decoded.
     """
     file = _open(data, name, max_pixels)
     if not isinstance(file, _LOSSLESS):
@@ -141,11 +142,18 @@ def read_label_map(data: bytes, name: str = "mask", max_pixels: int = MAX_PIXELS
         return LabelMap(values.astype(np.int32), 32)
     if image.mode == "I":
         raise DataError(f"{name}: the mask has negative or very large numbers; use 0 to 65535, in 16 bits")
+    if image.mode in ("RGB", "RGBA") and _is_grey(values):
+        return LabelMap(values[..., 0].copy(), 8)
     raise DataError(
         f"{name}: the mask has mode {image.mode}, but a mask holds one whole number a pixel; save it as 8-bit "
-        "grey, palette or 16-bit PNG (where all channels are equal, keep one; where colours mean classes, "
-        "number them)"
+        "grey, palette or 16-bit PNG (where colours mean classes, number them)"
     )
+
+
+def _is_grey(colors: NDArray[np.uint8]) -> bool:
+    """Tell whether red, green and blue are equal in all pixels, and none is transparent."""
+    same = (colors[..., 1:3] == colors[..., :1]).all()
+    return bool(same and (colors[..., 3:] == 255).all())
 
 
 def mask_kind(

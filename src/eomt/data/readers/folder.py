@@ -17,10 +17,12 @@ without any object is a negative and kept; an image without a mask is an error. 
 ([r, g, b]) and `pixel_value`; or an object that holds this list as `categories` beside the options below.
 
 Without any of these files, masks of 16 or 32 bits number the objects of one category, "object"; what other masks
-mean is for the user to say.
+mean is for the user to say. With one name in `classes.txt`, they number the objects of that one. A split without
+any mask is not seen, if others have some; masks of no image are counted.
 
 **Masks of up to 8 bits are label maps** (grey or palette indices). A value is a category's `pixel_value`, else its
-`id`; 255 is void; any other value is an error. Each category that is present is one segment.
+`id`; 255 is void; any other value is an error. Each category that is present is one segment: as no objects are
+told apart, all categories are stuff, whatever they are declared to be.
 
 **Masks of 16 or 32 bits are instance maps.** A value that is some category's `pixel_value` is one segment of that
 category; 0 is void otherwise. Any other value is
@@ -34,18 +36,21 @@ tells categories by their `color`; `"void": [0, 255]` (or `[[0, 0, 0]]`, of colo
 of the above, `"label_divisor": 1000`. `mask_code` reads all of this.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
-from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, mask_kind, read_color_map, read_label_map
+from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, LabelMap, mask_kind, read_color_map, read_label_map
 from eomt.data.problems import at_once, each, tell
 from eomt.data.reader import Format, Item, Split
-from eomt.data.readers.mask_code import MaskCode, parse_code, read_categories, read_code
+from eomt.data.readers.mask_code import MaskCode, category_file, parse_code, read_categories, read_code
 from eomt.errors import DataError
 from eomt.types import Segments
 
@@ -58,7 +63,12 @@ _MASK_ENDINGS = tuple(
     for word in ("mask", "masks", "label", "labels", "seg", "segmentation", "gt", "L")  # the last is CamVid's
     for joint in "_-"
 )
-_LOOKED_AT = 8  # masks, to tell what a data set without categories holds
+_LOOKED_AT = 8  # masks, to tell what a data set holds ...
+_LOOKED_AT_AGAIN = 100  # ... and where they seem to hold little
+_NO_OBJECTS = (
+    "which classes are things, as masks of up to 8 bits (or colours) tell no objects apart: all are stuff (masks "
+    'of 16 bits number objects, and so do others with "masks": "instance" in categories.json)'
+)
 
 
 class _Place(NamedTuple):
@@ -92,12 +102,22 @@ def _open(archive: Archive, split: str) -> Split:
         raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(sorted(places))}")
     place = places[split]
     if place.classes:
+        file: str | None = place.classes
         code: MaskCode | None = parse_code(archive.read(place.classes), archive.where(place.classes), ".csv")
     else:
-        code = read_code(archive)
-    items = _pair(archive, split, place)
-    code = code or _code_by_masks(archive, items)
-    return Split(archive, code.categories, items, partial(_read_segments, code))
+        file, code = category_file(archive), read_code(archive)
+    items, strangers = _pair(archive, split, place)
+    left_out = [f"{strangers} masks of no image"] if strangers else []
+    if code is None:
+        code = _code_by_masks(archive, items)
+    elif file is not None:
+        code = _checked_by_masks(archive, items, code, file)
+        if any(category.is_thing for category in code.categories) and _is_semantic(archive, items, code):
+            left_out.append(_NO_OBJECTS)
+            code = replace(
+                code, categories=tuple(category._replace(is_thing=False) for category in code.categories)
+            )
+    return Split(archive, code.categories, items, partial(_read_segments, code), tuple(left_out))
 
 
 def _read_segments(code: MaskCode, archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
@@ -105,42 +125,59 @@ def _read_segments(code: MaskCode, archive: Archive, item: Item, size: tuple[int
 
 
 def _places(archive: Archive) -> dict[str, _Place]:
-    """Find the splits: of the layouts that have images, the first that has masks too, else the first."""
-    paths = [PurePosixPath(name) for name in archive.names()]
-    images = [path for path in paths if _is_image(path)]
-    masked = {path.parts[:depth] for path in paths if path.suffix.lower() in MASK_SUFFIXES for depth in (1, 2)}
+    """Find the splits: of the layouts that have images, the first that has masks too, else the first.
+
+    Where there are masks, a split without any is none.
+    """
+    inner, outer, flat, beside = set(), set(), False, {}
+    masked: set[tuple[str, ...]] = set()
+    for name in archive.names():  # 100,000 and more: no paths are made of them
+        first, slash, rest = name.partition("/")
+        if not slash:
+            continue
+        second, deeper, _ = rest.partition("/")
+        suffix = _suffix(name)
+        if suffix in IMAGE_SUFFIXES:
+            if first == "images":
+                flat = flat or not deeper
+                if deeper:
+                    inner.add(second)
+            if second == "images" and deeper:
+                outer.add(first)
+        elif rest == "_classes.csv":
+            beside[first] = name
+        if suffix in MASK_SUFFIXES:
+            masked |= {(first,), (first, second)}
 
     def masks(parent: tuple[str, ...], child: tuple[str, ...]) -> str:
         """Name the folder of masks of a split, whether there is one or not."""
         named = [(*parent, folder, *child) for folder in _MASK_FOLDERS]
         return "/".join(next((parts for parts in named if parts in masked), named[0]))
 
-    inner = {path.parts[1] for path in images if path.parts[0] == "images" and len(path.parts) > 2}
-    outer = {path.parts[0] for path in images if path.parts[1:2] == ("images",) and len(path.parts) > 2}
-    flat = {"train"} if any(path.parts[0] == "images" and len(path.parts) == 2 for path in images) else set()
-    beside = {path.parts[0]: str(path) for path in paths if path.parts[1:] == ("_classes.csv",)}
     layouts = [
         {split: _Place(f"images/{split}", masks((), (split,))) for split in inner},
-        {split: _Place("images", masks((), ())) for split in flat},
+        {"train": _Place("images", masks((), ()))} if flat else {},
         {split: _Place(f"{split}/images", masks((split,), ())) for split in outer},
         {split: _Place(split, split, classes) for split, classes in beside.items()},
     ]
-    full = (places for places in layouts if any(tuple(p.masks.split("/")) in masked for p in places.values()))
-    return next(full, next(filter(None, layouts), {}))
+    for places in layouts:
+        full = {split: place for split, place in places.items() if tuple(place.masks.split("/")) in masked}
+        if full:
+            return full
+    return next(filter(None, layouts), {})
 
 
-def _is_image(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+def _suffix(name: str) -> str:
+    return name[name.rfind(".") :].lower()
 
 
 def _by_stem(archive: Archive, folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Map stems (with subfolders) to files. Raises DataError where two files have one stem."""
     found: dict[str, str] = {}
     for name in archive.names(folder):
-        path = PurePosixPath(name).relative_to(folder)
-        if path.suffix.lower() not in suffixes:
+        if _suffix(name) not in suffixes:
             continue
-        stem = str(path.with_suffix(""))
+        stem = name[len(folder) + 1 : name.rfind(".")]
         with each():
             if stem in found:
                 raise DataError(
@@ -150,27 +187,42 @@ def _by_stem(archive: Archive, folder: str, suffixes: tuple[str, ...]) -> dict[s
     return found
 
 
-def _find(archive: Archive, place: _Place) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Map the stems of images to their files, and to the masks that may be theirs."""
+class _Pairs(NamedTuple):
+    """What lies in the folders of a split."""
+
+    images: dict[str, str]
+    """Files by their stems."""
+    masks: dict[str, list[str]]
+    """Of each image, by its stem, the masks that may be its own."""
+    strangers: list[str]
+    """Masks of no image."""
+
+
+def _find(archive: Archive, place: _Place) -> _Pairs:
     images = _by_stem(archive, place.images, IMAGE_SUFFIXES)
     masks = _by_stem(archive, place.masks, MASK_SUFFIXES)
     if place.images == place.masks:
         masks = {stem: name for stem, name in masks.items() if stem.endswith(_MASK_ENDINGS)}
         images = {stem: name for stem, name in images.items() if stem not in masks}
-    endings = {stem: [stem + ending for ending in _MASK_ENDINGS] for stem in images if stem not in masks}
-    similar = {stem: [masks[name] for name in names if name in masks] for stem, names in endings.items()}
-    taken = {stem: similar[stem] if stem in similar else [masks[stem]] for stem in images}
-    for mask in sorted(set(masks.values()) - {name for names in taken.values() for name in names}):
+    taken = {
+        stem: [masks[stem]]
+        if stem in masks
+        else [masks[stem + ending] for ending in _MASK_ENDINGS if stem + ending in masks]
+        for stem in images
+    }
+    strangers = sorted(set(masks.values()) - {name for names in taken.values() for name in names})
+    return _Pairs(images, taken, strangers)
+
+
+def _pair(archive: Archive, split: str, place: _Place) -> tuple[tuple[Item, ...], int]:
+    """Give the images with their masks, and how many masks are of no image."""
+    images, masks, strangers = _find(archive, place)
+    for mask in strangers:
         tell(
             DataError(
                 f"{archive.where(mask)}: a mask, but there is no image of its name; add it, or remove the mask"
             )
         )
-    return images, taken
-
-
-def _pair(archive: Archive, split: str, place: _Place) -> tuple[Item, ...]:
-    images, masks = _find(archive, place)
     lonely = [name for stem, name in images.items() if not masks[stem]]
     for names in at_once(lonely):
         with each():
@@ -186,7 +238,80 @@ def _pair(archive: Archive, split: str, place: _Place) -> tuple[Item, ...]:
                     f"{archive.path}: {name} has several masks: {', '.join(masks[stem])}; keep one of them, or "
                     "give it the stem of its image"
                 )
-    return tuple(Item(stem, name, masks[stem][0]) for stem, name in images.items() if masks[stem])
+    items = tuple(Item(stem, name, masks[stem][0]) for stem, name in images.items() if masks[stem])
+    return items, len(strangers)
+
+
+def _some_masks(archive: Archive, items: tuple[Item, ...], count: int = _LOOKED_AT) -> Iterator[LabelMap]:
+    """Read some masks, from the first to the last. Those that cannot be read are told when their turn comes."""
+    for item in items[:: -(-len(items) // count) or 1]:
+        with suppress(DataError):
+            yield read_label_map(archive.read(item.annotation), archive.where(item.annotation))
+
+
+def _is_semantic(archive: Archive, items: tuple[Item, ...], code: MaskCode) -> bool:
+    """Tell whether the masks show classes and no objects."""
+    bits = [mask.bits for mask in _some_masks(archive, items)] if code.masks is None else []
+    return code.masks in ("semantic", "color") or (len(bits) > 0 and max(bits) <= 8)
+
+
+def _checked_by_masks(archive: Archive, items: tuple[Item, ...], code: MaskCode, file: str) -> MaskCode:
+    """Compare what the categories say with some masks. A list of one name makes masks of objects show that one.
+
+    Raises DataError, with what to write, where masks tell objects of no one class, and where those of one class
+    would all be void.
+    """
+    if code.masks == "color":
+        return code
+    masks = list(_some_masks(archive, items))
+    one_name = not file.endswith(".json") and len(code.categories) == 1
+    if one_name and masks and all(mask.bits > 8 for mask in masks):
+        return replace(code, categories=(code.categories[0]._replace(is_thing=True),), masks="instance")
+    with each():
+        if code.masks != "semantic":
+            _require_one_thing(archive, masks, code, file)
+        if code.masks is None and _hides_objects(masks, code):
+            more = _some_masks(archive, items, _LOOKED_AT_AGAIN)
+            if _hides_objects(more, code):
+                raise DataError(
+                    f"{archive.where(file)}: the masks hold the values 0 and 255 only, and 255 is void where "
+                    f"nothing else is said: nothing would be learned. {_advice([0, 255])}; where 255 is void, "
+                    'write {"categories": [...], "void": [255]}'
+                )
+    return code
+
+
+def _hides_objects(masks: Iterable[LabelMap], code: MaskCode) -> bool:
+    """Tell whether masks hold 0 and 255 only, and 255 is void but nobody said so."""
+    if code.void is not None or 255 in (code.value(label) for label in range(len(code.categories))):
+        return False
+    values: set[int] = set()
+    for mask in masks:
+        values.update(np.unique(mask.values).tolist())
+        if mask.bits > 8 or not values <= {0, 255}:
+            return False
+    return values == {0, 255}
+
+
+def _require_one_thing(archive: Archive, masks: list[LabelMap], code: MaskCode, file: str) -> None:
+    """Raise DataError where masks number objects, and it is not said of which class they are."""
+    things = [category.name for category in code.categories if category.is_thing]
+    numbered = [mask for mask in masks if mask.bits > 8 or code.masks == "instance"]
+    if not numbered or len(things) == 1 or code.label_divisor is not None:
+        return
+    declared = {*(code.pixel_values), *((0,) if code.void is None else code.void)}
+    values = np.unique(np.concatenate([np.unique(mask.values) for mask in numbered])).tolist()
+    if declared.issuperset(values):
+        return
+    names = ", ".join(f'{{"name": "{category.name}", ...}}' for category in code.categories[:2])
+    listed = f"[{names}{', ...' if len(code.categories) > 2 else ''}]"
+    raise DataError(
+        f"{archive.where(file)}: it lists {len(code.categories)} classes, {len(things) or 'none'} of them things, "
+        f"but the masks of {numbered[0].bits} bits number objects (the values {_listed(values)}). Write "
+        f'categories.json: {{"categories": {listed}, "masks": "semantic"}} where the values are classes; '
+        '"is_thing": true for one class, and false for the others, where all objects are of that one; else '
+        '"label_divisor": 1000, with values id * 1000 + number of the object'
+    )
 
 
 def _code_by_masks(archive: Archive, items: tuple[Item, ...]) -> MaskCode:
@@ -197,8 +322,9 @@ def _code_by_masks(archive: Archive, items: tuple[Item, ...]) -> MaskCode:
         f"{len(items)} masks hold"
     )
     files = [(archive.read(name), archive.where(name)) for name in looked_at]
-    if any(mask_kind(*file) == "color" for file in files):
-        colors = np.unique(np.concatenate([np.unique(read_color_map(*file)) for file in files]))
+    colored = [np.unique(read_color_map(*file)) for file in files if mask_kind(*file) == "color"]
+    if any((colors % 0x010101).any() for colors in colored):  # not grey
+        colors = np.unique(np.concatenate(colored))
         rows = [f"CLASS{n},{color & 255},{color >> 8 & 255},{color >> 16}" for n, color in enumerate(colors[:30])]
         raise DataError(
             f"{unsaid} {len(colors)} colours. Write classes.csv with a name for each:\nname,r,g,b\n"
@@ -246,7 +372,7 @@ def _missing(archive: Archive) -> str | None:
         return "categories.json or classes.txt (images/training beside annotations/training is ADE20K's layout)"
     for place in places.values():
         try:
-            if any(_find(archive, place)[1].values()):
+            if archive.names(place.masks) and any(_find(archive, place).masks.values()):
                 return None
         except DataError:  # two files of one stem: this layout, to be told when it is opened
             return None

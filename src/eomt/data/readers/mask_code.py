@@ -43,6 +43,11 @@ class MaskCode:
     """None: 255 in a semantic mask, 0 in an instance mask, no colour. Colours as `images.read_color_map` gives."""
     label_divisor: int | None = None
 
+    def value(self, label: int) -> int:
+        """Give the value of a category in a semantic mask: the one declared, else its id."""
+        declared = self.pixel_values[label]
+        return self.categories[label].id if declared is None else declared
+
     def read(self, data: bytes, name: str, size: tuple[int, int]) -> Segments:
         """Read a mask for an image of this height and width. Raises DataError or ValueError."""
         if self.masks == "color":
@@ -84,8 +89,8 @@ class MaskCode:
 
     def _semantic(self) -> Callable[[int], int | None]:
         table: dict[int, int | None] = dict.fromkeys((255,) if self.void is None else self.void)
-        for label, (category, value) in enumerate(zip(self.categories, self.pixel_values, strict=True)):
-            value = category.id if value is None else value
+        for label, category in enumerate(self.categories):
+            value = self.value(label)
             other = table.get(value)
             if other is not None:
                 raise ValueError(
