@@ -273,6 +273,7 @@ def test_unknown_split(tmp_path: Path, split: str):
     ("text", "words"),
     [
         (b"", "no labels"),
+        (b"cell:1,2," + b"3" * 5000 + b"::\n", "line 1 is 'cell:1,2,333"),
         (b"# label:color_rgb\n\ncell\n", "line 3 is 'cell'; write it like cell:250,50,83::"),
         (b"cell:::\n", "line 1"),
         (b"cell:1,2::\n", "line 1"),

@@ -28,6 +28,7 @@ import yaml
 from numpy.typing import NDArray
 
 from eomt.categories import Category
+from eomt.data.shallow_yaml import ShallowLoader
 from eomt.errors import DataError
 from eomt.types import ANY_CLASS, Dataset, Sample, Segments
 
@@ -106,7 +107,7 @@ def read_changes(path: str | Path) -> ClassChanges:
         if path.stat().st_size > _MAX_BYTES:
             raise DataError(f"class map {path}: larger than {_MAX_BYTES >> 10} KiB; that is no table of classes")
         text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, ShallowLoader)
     except OSError as error:
         raise DataError(f"class map {path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:

@@ -66,7 +66,7 @@ _NAMES = (
 )
 _BACKGROUND = ("background", "_background_", "__background__")
 _SET = re.compile(r"((?:[^/]+/){0,2})ImageSets/Segmentation/([^/]+)\.txt")
-_LINE = re.compile(r"(?P<name>[^:].*?):\s*(?P<color>\d+\s*,\s*\d+\s*,\s*\d+)\s*(?::[^:]*){0,2}")
+_LINE = re.compile(r"(?P<name>[^:].*?):\s*(?P<color>\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3})\s*(?::[^:]*){0,2}")
 _VOID = 255
 
 

@@ -28,6 +28,7 @@ from eomt.data.images import IMAGE_SUFFIXES
 from eomt.data.problems import each, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import union
+from eomt.data.shallow_yaml import ShallowLoader
 from eomt.errors import DataError
 from eomt.masks import RleMasks
 from eomt.types import Segments
@@ -401,7 +402,7 @@ def _parse(archive: Archive, file: str) -> _Config:
             f"{archive.where(file)}: {len(content) >> 10} KiB; names and places of images take far less"
         )
     try:
-        top = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+        top = yaml.compose(content.decode("utf-8-sig"), Loader=ShallowLoader)
         if not isinstance(top, yaml.MappingNode):
             raise ValueError("expected lines like train: images/train")
         entries: dict[str, _Entry] = {}
