@@ -4,9 +4,8 @@
     python -m fuzz --replay runs/fuzz/images-0-123.zip
 
 Small files of every kind are written (those of the tests' layouts among them), one or two of them are mutated for
-each case, and the set is read as a user's would be. What is read, and how, stands in a module for
-each kind, what is done to bytes,
-JSON, XML, YAML, PNG, zip and tar stands in `mutations`, limits and the reading process in `worker`.
+each case, and the set is read as a user's would be. What is read, and how, stands in a module for each kind; what
+is done to bytes, JSON, XML, YAML, PNG, zip and tar in `mutations`; limits and the reading process in `worker`.
 """
 
 import os
