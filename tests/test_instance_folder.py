@@ -155,3 +155,11 @@ def test_a_mask_that_is_wrong_is_named(tmp_path, name, mask, words):
 )
 def test_what_is_another_layout(tmp_path, files):
     assert FORMAT.missing(write(tmp_path, files)) is not None
+
+
+def test_masks_of_no_image_and_empty_ones_are_counted(tmp_path):
+    files = {"images/a/x.png": PICTURE, "masks/a/x/0.png": LEFT, "masks/a/x/1.png": EMPTY, "masks/a/y/0.png": LEFT}
+    assert FORMAT.open(write(tmp_path, files), "a").left_out == (
+        "masks of 1 images that are not there",
+        "masks without pixels, like 1 of the 2 that were looked at",
+    )

@@ -306,3 +306,12 @@ def test_no_image_of_another_split_stands_in_for_one_that_is_lost(tmp_path: Path
     files = {name: file([], "0.png") if name.endswith(".json") else png(BLANK) for name in names}
     with pytest.raises(DataError, match=r"train/0.json: \"imagePath\" is '0.png', but there is no such image"):
         FORMAT.open(save(tmp_path, files), "train")
+
+
+@pytest.mark.parametrize("length", [5, 60, -3])
+def test_a_json_that_was_cut_short_is_told(tmp_path: Path, length: int) -> None:
+    files = {f"{name}.json": json.dumps(file([shape("cow", "polygon", SQUARE)], f"{name}.png")) for name in "ab"}
+    files["b.json"] = files["b.json"][:length]
+    archive = save(tmp_path, files | {"a.png": png(BLANK), "b.png": png(BLANK)})
+    with pytest.raises(DataError, match=r"b.json: not valid JSON"):
+        FORMAT.open(archive, "train")

@@ -189,3 +189,13 @@ def test_the_yaml_file_makes_no_objects(tmp_path):
 )
 def test_what_is_another_layout(tmp_path, files, missing):
     assert FORMAT.missing(save(tmp_path, files)) == missing
+
+
+def test_images_without_labels_and_labels_without_an_image_are_counted(tmp_path):
+    images = {f"images/{number}.png": "" for number in range(5)}
+    labels = {"labels/0.txt": TRIANGLE, "labels/7.txt": TRIANGLE, "labels/8.txt": TRIANGLE}
+    dataset = FORMAT.open(save(tmp_path, images | labels | {"data.yaml": f"{NAMES}train: images\n"}), "train")
+    assert dataset.left_out == (
+        "labels of 4 of 5 images, which have no label file: they count as images without objects",
+        "2 label files of no image",
+    )

@@ -9,13 +9,15 @@ With several classes, the masks lie one folder deeper, which is called like thei
 The classes are those of `categories.json`, `classes.txt` or `classes.csv`, else those of the folders, all things;
 without such folders it is one thing, the one of the file, else "object". All masks of a class of stuff are one
 segment. A mask without any pixel says nothing. An image without masks is a negative; a split without any is not
-seen.
+seen. Masks of images that are not there are counted.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +43,8 @@ _LAYOUTS = (  # of images, and of the folder of their masks
     ("SPLIT/ID/images/*", "SPLIT/ID/masks"),
     ("ID/images/*", "ID/masks"),
 )
+_WORDS = ("images", "masks")
+_LOOKED_AT = 32  # masks of a split, for empty ones
 
 
 class _Mask(NamedTuple):
@@ -92,14 +96,16 @@ def _open(archive: Archive, split: str) -> Split:
         ]
         where = str(PurePosixPath(shown[0][1]).parent) if shown else images[0]
         items.append(Item(image_id, images[0], where, tuple(shown)))
-    negatives = sum(not item.content for item in items)
-    left_out = (
-        (f"masks of {negatives} images, as there are none: they count as images without objects",)
-        if negatives
-        else ()
-    )
+    counts = {
+        "masks of {} images, as there are none: they count as images without objects": sum(
+            not item.content for item in items
+        ),
+        "masks of {} images that are not there": len(splits[split].masks.keys() - splits[split].images.keys()),
+    }
+    left_out = [text.format(count) for text, count in counts.items() if count]
+    left_out += _empty_masks(archive, items)
     is_thing = tuple(category.is_thing for category in categories)
-    return Split(archive, categories, tuple(items), partial(_read_segments, is_thing), left_out)
+    return Split(archive, categories, tuple(items), partial(_read_segments, is_thing), tuple(left_out))
 
 
 def _read_segments(is_thing: tuple[bool, ...], archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
@@ -121,10 +127,26 @@ def _read_segments(is_thing: tuple[bool, ...], archive: Archive, item: Item, siz
     return Segments(RleMasks(size, tuple(rles)), torch.tensor(labels, dtype=torch.int64), is_crowd)
 
 
-def _read_mask(archive: Archive, file: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    data, where = archive.read(file), archive.where(file)
+def _empty_masks(archive: Archive, items: list[Item]) -> list[str]:
+    """Look at some masks, from the first to the last, and tell how many have no pixels."""
+    files = [file for item in items for _, file in item.content]
+    looked_at = files[:: -(-len(files) // _LOOKED_AT) or 1]
+    count = 0
+    for file in looked_at:
+        with suppress(DataError):  # told when its image is read
+            count += not _values(archive.read(file), archive.where(file)).any()
+    return [f"masks without pixels, like {count} of the {len(looked_at)} that were looked at"] if count else []
+
+
+def _values(data: bytes, where: str) -> NDArray[np.integer[Any]]:
+    """Read a mask: nothing is 0, or black."""
     colored = mask_kind(data, where) == "color"
-    values = read_color_map(data, where) if colored else read_label_map(data, where).values
+    return read_color_map(data, where) if colored else read_label_map(data, where).values
+
+
+def _read_mask(archive: Archive, file: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    where = archive.where(file)
+    values = _values(archive.read(file), where)
     with within(lambda: where):
         require_size(values, size)
     mask: NDArray[np.bool_] = values != 0
@@ -167,32 +189,51 @@ def _categories(archive: Archive, masks: list[_Mask]) -> tuple[Category, ...]:
 
 def _find(archive: Archive) -> dict[str, _Found]:
     """Find the splits that have masks, by the first layout that has any."""
-    paths = [PurePosixPath(name) for name in archive.names()]
-    pictures = [path.parts for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    shapes: dict[tuple[str, ...], list[list[str]]] = {}
+    for name in archive.names():  # 100,000 and more: no paths are made of them
+        if name[name.rfind(".") :].lower() in IMAGE_SUFFIXES:
+            parts = name.split("/")
+            shapes.setdefault(tuple(part if part in _WORDS else "" for part in parts), []).append(parts)
     for images, masks in _LAYOUTS:
-        splits = _laid_out(pictures, images.split("/"), masks.split("/"))
+        splits = _laid_out(shapes, images.split("/"), masks.split("/"))
         if splits:
             return splits
     return {}
 
 
-def _laid_out(pictures: list[tuple[str, ...]], images: list[str], masks: list[str]) -> dict[str, _Found]:
-    """Sort pictures into images and masks, as one layout has them; nothing where no image has masks."""
+def _laid_out(
+    shapes: Mapping[tuple[str, ...], list[list[str]]], images: list[str], masks: list[str]
+) -> dict[str, _Found]:
+    """Sort pictures into images and masks, as one layout has them; nothing where no image has masks.
+
+    Pictures are given by where the words of the layouts stand in their paths.
+    """
     found: dict[str, _Found] = defaultdict(lambda: _Found(defaultdict(list), defaultdict(list)))
-    for parts in pictures:
-        if len(parts) == len(images) and (place := _match(images, (*parts[:-1], PurePosixPath(parts[-1]).stem))):
-            found[place[0]].images[place[1]].append("/".join(parts))
-        depth = len(masks)
-        if len(parts) in (depth + 1, depth + 2) and (place := _match(masks, parts[:depth])):
-            kind = parts[depth] if len(parts) == depth + 2 else None
-            found[place[0]].masks[place[1]].append(_Mask("/".join(parts), kind))
+    depth = len(masks)
+    ours = [pictures for shape, pictures in shapes.items() if len(shape) == len(images) and _fits(images, shape)]
+    shown = [
+        pictures
+        for shape, pictures in shapes.items()
+        if len(shape) in (depth + 1, depth + 2) and _fits(masks, shape[:depth])
+    ]
+    if not ours or not shown:
+        return {}
+    for parts in (parts for pictures in ours for parts in pictures):
+        split, name = _said(images, [*parts[:-1], parts[-1].rpartition(".")[0]])
+        found[split].images[name].append("/".join(parts))
+    for parts in (parts for pictures in shown for parts in pictures):
+        split, name = _said(masks, parts[:depth])
+        kind = parts[depth] if len(parts) == depth + 2 else None
+        found[split].masks[name].append(_Mask("/".join(parts), kind))
     return {split: some for split, some in found.items() if any(_belongs(some, name) for name in some.images)}
 
 
-def _match(layout: list[str], parts: tuple[str, ...]) -> tuple[str, str] | None:
-    """Give the split and the name of an image that the parts of a path say by a layout, if they follow it."""
-    if not all(wanted in ("SPLIT", "ID", "*", part) for wanted, part in zip(layout, parts, strict=True)):
-        return None
+def _fits(layout: list[str], shape: tuple[str, ...]) -> bool:
+    return all(wanted in ("SPLIT", "ID", "*", part) for wanted, part in zip(layout, shape, strict=True))
+
+
+def _said(layout: list[str], parts: list[str]) -> tuple[str, str]:
+    """Give the split and the name of an image that a path says by a layout."""
     said = dict(zip(layout, parts, strict=True))
     return said.get("SPLIT", "train"), said["ID"]
 

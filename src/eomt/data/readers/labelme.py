@@ -71,6 +71,7 @@ _NO_PIXELS = {
     "line": "lines",
     "linestrip": "lines",
 }
+_MAX_OTHER = 1 << 20  # bytes of a file that is not LabelMe's but parsed
 _POINTS = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4, "polygon": 3}  # polygons: at least
 
 
@@ -91,6 +92,12 @@ def _is_labelme(content: bytes) -> bool:
     return content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and all(
         key in content for key in (b'"shapes"', b'"imagePath"')
     )
+
+
+def _refuse_broken(content: bytes, where: str) -> None:
+    """Raise DataError for what is no JSON: a file that was cut short ends before it tells that it is LabelMe's."""
+    if len(content) <= _MAX_OTHER or b'"shapes"' in content:
+        parse_json(content, where)
 
 
 def _splits(archive: Archive) -> tuple[str, ...]:
@@ -116,11 +123,12 @@ def _open(archive: Archive, split: str) -> Split:
     labels: set[str] = set()
     left_out: Counter[str] = Counter()
     for name in _json_files(archive):
-        content = archive.read(name)
+        content, where = archive.read(name), archive.where(name)
         if not _is_labelme(content):
+            with each():
+                _refuse_broken(content, where)
             left_out["JSON files without shapes, which are not LabelMe's"] += _split_of(name) == split
             continue
-        where = archive.where(name)
         with each():
             file = _object(parse_json(content, where), where)
             for shape, shape_name in _shapes(file, where):

@@ -6,7 +6,8 @@ Places are folders, lists of folders, or text files that list images, as Ultraly
 
 The labels of `.../images/NAME.jpg` lie in `.../labels/NAME.txt`. A line is one object: a class and the corners of
 a polygon, as shares of the width and height. An image without a file of labels is a negative. Coordinates up to a
-tenth of the image outside of it are moved to its border. Boxes are left out and counted, as are lines that repeat.
+tenth of the image outside of it are moved to its border. Boxes are left out and counted, as are lines that repeat,
+images without labels and labels without an image.
 """
 
 import math
@@ -16,7 +17,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ import yaml
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
-from eomt.data.problems import each, strict, tell
+from eomt.data.problems import each, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import union
 from eomt.data.shallow_yaml import ShallowLoader
@@ -95,9 +95,10 @@ def _open(archive: Archive, split: str) -> Split:
         Item(image_id, image, label := _label_file(image), label in known_files)
         for image_id, image in _by_id(archive, _images(archive, config, split, files)).items()
     )
-    if strict():
-        _tell_strangers(archive, items, known_files)
     left_out = _look_through(archive, split, items, label_of)
+    strangers = _strangers(archive, items, known_files)
+    if strangers:
+        left_out += (f"{strangers} label files of no image",)
     return Split(archive, categories, items, partial(_read_segments, label_of), left_out)
 
 
@@ -162,18 +163,18 @@ def _short(line: bytes) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def _tell_strangers(archive: Archive, items: tuple[Item, ...], files: set[str]) -> None:
-    """Tell files of labels, beside those of the split, that are of no image."""
+def _strangers(archive: Archive, items: tuple[Item, ...], files: set[str]) -> int:
+    """Count files of labels, beside those of the split, that are of no image."""
     folders = {posixpath.dirname(item.annotation) for item in items}
     known = {_label_file(name) for name in files if _is_image(name)}
-    for name in sorted(files - known):
-        # Where labels lie among the images, other texts may be there, too: lists of images, a README.
-        if name.endswith(".txt") and "labels" in name.split("/") and posixpath.dirname(name) in folders:
-            tell(
-                DataError(
-                    f"{archive.where(name)}: labels, but there is no image of this name; add it, or remove them"
-                )
-            )
+    # Where labels lie among the images, other texts may be there, too: lists of images, a README.
+    texts = [name for name in files - known if name.endswith(".txt") and posixpath.dirname(name) in folders]
+    found = [name for name in sorted(texts) if "labels" in name.split("/")]
+    for name in found:
+        tell(
+            DataError(f"{archive.where(name)}: labels, but there is no image of this name; add it, or remove them")
+        )
+    return len(found)
 
 
 def _look_through(
@@ -212,7 +213,14 @@ def _look_through(
         "repeated": "{} lines that repeat another one of their file",
         "clipped": "the parts of {} polygons outside their image, whose corners were moved to its border",
     }
-    return tuple(words.format(counts[what]) for what, words in said.items() if counts[what])
+    left_out = tuple(words.format(counts[what]) for what, words in said.items() if counts[what])
+    unlabelled = len(items) - len(labelled)
+    if unlabelled:
+        left_out += (
+            f"labels of {unlabelled} of {len(items)} images, which have no label file: they count as images "
+            "without objects",
+        )
+    return left_out
 
 
 def _by_id(archive: Archive, images: list[str]) -> dict[str, str]:
@@ -233,7 +241,7 @@ def _by_id(archive: Archive, images: list[str]) -> dict[str, str]:
 
 def _label_file(image: str) -> str:
     """Name the file of labels of an image: `labels` in place of the last folder called `images`."""
-    *folders, name = PurePosixPath(image).with_suffix(".txt").parts
+    *folders, name = f"{posixpath.splitext(image)[0]}.txt".split("/")
     if "images" in folders:
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
     return "/".join((*folders, name))
