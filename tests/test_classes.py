@@ -98,7 +98,7 @@ CAR, TRUCK, SKY, ROAD, CROWD = ("#....", ".#...", "..#..", "...#.", "....#")
             ],
         ),
         (
-            ClassChanges(rename={"truck": "car"}, stuff=("car",)),
+            ClassChanges(merge={"car": ("car", "truck")}, stuff=("car",)),
             ["car", "sky", "road"],
             [("car", "##...", False), ("sky", SKY, False), ("road", ROAD, False), ("car", CROWD, True)],
         ),
@@ -130,6 +130,10 @@ def test_what_is_left_out_is_said() -> None:
         (ClassChanges(things=("bus",)), "no class 'bus'"),
         (ClassChanges(drop=("car",), rename={"car": "auto"}), "'car' is named more than once"),
         (ClassChanges(merge={"a": ("car",), "b": ("car",)}), "'car' is named more than once"),
+        (
+            ClassChanges(rename={"truck": "car"}),
+            r"rename 'truck' to 'car', which is a class already; say merge: \{car:",
+        ),
         (ClassChanges(merge={"all": ("car", "sky")}), r"joins things and stuff \(car, sky\); say what it is"),
         (ClassChanges(things=("car",), stuff=("car",)), "under things and under stuff"),
         (ClassChanges(drop=("car", "truck", "sky", "road")), "leaves no class"),

@@ -135,7 +135,12 @@ def coco_results(root: Path) -> None:
 def keypoints(root: Path) -> None:
     coco.write(root)
     for path in (root / "annotations").glob("instances_*.json"):
-        path.rename(path.with_name(path.name.replace("instances", "person_keypoints")))
+        content = json.loads(path.read_text())
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+            annotation["keypoints"] = [1, 1, 2]
+        path.with_name(path.name.replace("instances", "person_keypoints")).write_text(json.dumps(content))
+        path.unlink()
 
 
 def panoptic_without_pngs(root: Path) -> None:
@@ -236,3 +241,26 @@ def test_a_class_map_is_seen_through(tmp_path: Path) -> None:
     data = eomt.open_data(tmp_path / "data", "train", class_map=tmp_path / "map.yaml")
     assert [category.name for category in data.categories] == ["road", "object"]
     assert data.image_ids == open_data(tmp_path / "data", "train").image_ids
+
+
+def test_one_split_is_never_two(tmp_path: Path) -> None:
+    """trainval is neither train nor val; a set of which only val is there is not trained on by chance."""
+    voc.write(tmp_path / "voc")
+    for name in ("train", "val"):
+        for path in (tmp_path / "voc").rglob(f"{name}.txt"):
+            path.unlink()
+    found = find_format(tmp_path / "voc")
+    assert found.splits == ("trainval",)
+    assert (found.name_of("train"), found.name_of("val")) == ("trainval", None)
+    coco.write(tmp_path / "coco")
+    (tmp_path / "coco/annotations/instances_train2017.json").unlink()
+    found = find_format(tmp_path / "coco")
+    assert (found.name_of("train"), found.name_of("val")) == (None, "val2017")
+
+
+def test_a_panoptic_file_of_other_splits_does_not_win(tmp_path: Path) -> None:
+    coco.write(tmp_path)
+    coco_panoptic.write(tmp_path)
+    (tmp_path / "annotations/panoptic_train2017.json").unlink()
+    with pytest.raises(DataError, match="may be read as coco-panoptic or as coco-instance"):
+        find_format(tmp_path)

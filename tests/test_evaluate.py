@@ -127,3 +127,36 @@ def test_data_without_images(segmenter: Segmenter, monkeypatch) -> None:
     result = evaluate(segmenter, Shapes())
     assert result.images == 0
     assert all(math.isnan(value) for value in result.figures.values())
+
+
+def test_bad_images_are_left_out_on_request(segmenter: Segmenter, caplog) -> None:
+    class Torn(Shapes):
+        def __getitem__(self, index: int) -> Sample:
+            if index == 1:
+                raise DataError("picture 1: cut short")
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match="cut short"):
+        evaluate(segmenter, Torn(), ["semantic"])
+    assert evaluate(segmenter, Torn(), ["semantic"], skip_bad=True).images == 3
+    assert "not judged: picture 1: cut short" in caplog.text
+
+
+def test_processes_that_share_the_images_give_the_figures_of_one(segmenter: Segmenter) -> None:
+    groups = {"picture 0": "dark", "picture 1": "dark"}
+    shares: list[object] = []
+    for number in range(3):
+        with pytest.raises(StopIteration):  # each waits for the others
+            evaluate(
+                segmenter,
+                Shapes(),
+                groups=groups,
+                share=(number, 3),
+                gather=lambda own: shares.extend(own) or next(iter(())),
+            )
+    together = evaluate(segmenter, Shapes(), groups=groups, share=(0, 3), gather=lambda own: [*own, *shares[1:]])
+    alone = evaluate(segmenter, Shapes(), groups=groups)
+    assert together.figures == pytest.approx(alone.figures, rel=0, abs=0, nan_ok=True)
+    assert together.groups.keys() == alone.groups.keys()
+    for name, figures in alone.groups.items():
+        assert together.groups[name] == pytest.approx(figures, rel=0, abs=0, nan_ok=True)

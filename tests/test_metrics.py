@@ -239,3 +239,12 @@ def test_mask_ap_forgives_what_is_found_in_a_crowd_of_any_class(labels, crowd, e
     segments = annotated(true, *labels, DEBRIS, crowd=crowd)
     metric.update(predicted(true.select([1, 2]), DEBRIS, DEBRIS, scores=(0.9, 0.5)), segments, "a")
     assert metric.compute().per_class["debris"]["AP"] == pytest.approx(expected)
+
+
+def test_what_is_ignored_costs_no_more_than_what_is_void() -> None:
+    """A prediction that spills over a region to ignore: the region is left out of the union too."""
+    prediction = predicted(id_map("111111"), CELL)
+    for true in (annotated(id_map("1111.."), CELL), annotated(id_map("111122"), CELL, ANY_CLASS, crowd=(1,))):
+        metric = PanopticQuality(CATEGORIES)
+        metric.update(prediction, true, "a")
+        assert metric.compute().per_class["cell"]["PQ"] == 1.0

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eomt.categories import Category
+from eomt.errors import DataError
 from eomt.masks import EncodedMasks, IdMap, Rle, Window, trace_polygons
 
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ class Segments:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def check_labels(self, count: int, where: str = "segments") -> None:
+        """Raise DataError where a label is no place in `count` categories, nor `ANY_CLASS` of a crowd."""
+        labels = self.labels[~(self.is_crowd & (self.labels == ANY_CLASS))]
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < count:
+            raise DataError(
+                f"{where}: labels from {int(labels.min())} to {int(labels.max())}, but there are {count} "
+                "categories; a label is a place in them, from 0"
+            )
 
     def target(self, window: Window) -> Target:
         """Decode the masks inside a window (top, left, height, width), the only place where they are dense."""

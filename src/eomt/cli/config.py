@@ -29,12 +29,14 @@ Example: eomt config show small --optim.lr 2e-4"""
 SETTLED: dict[str, Callable[[Recipe], object]] = {
     "task": lambda recipe: "as the data are",
     "steps": lambda recipe: "by the epochs",
+    "patience": lambda recipe: "all steps are taken",
     "model.depth": lambda recipe: "all blocks",
     "model.num_upscale_blocks": lambda recipe: num_upscale_blocks(recipe.model),
     "model.norm_eps": lambda recipe: "the backbone's own",
     "data.val": lambda recipe: f"{recipe.data.val_fraction} of {recipe.data.train}",
     "data.micro_batch": lambda recipe: recipe.data.batch_size,
     "data.format": lambda recipe: "recognised",
+    "optim.ema": lambda recipe: "the weights themselves",
     "augment.fit": lambda recipe: FIT.get(recipe.task, "as the task in prediction"),
 }
 """What a setting comes to that is None."""

@@ -90,6 +90,7 @@ class Changed:
         return self._seen(self.dataset.segments(index))  # type: ignore[attr-defined]
 
     def _seen(self, segments: Segments) -> Segments:
+        segments.check_labels(len(self.labels))
         table = torch.from_numpy(np.append(self.labels, ANY_CLASS))  # the last is that of label -1
         labels = table[segments.labels]
         masks, is_crowd = segments.masks, segments.is_crowd | (labels == ANY_CLASS)
@@ -127,6 +128,12 @@ def change_classes(dataset: Dataset, changes: ClassChanges) -> Changed:
     gone = {**dict.fromkeys(changes.drop, _DROPPED), **dict.fromkeys(changes.ignore, ANY_CLASS)}
     old = {category.name: category for category in dataset.categories}
     _check_known([*new_names, *gone], list(old))
+    for name, new in changes.rename.items():
+        if new in old and new not in new_names and new not in gone and new != name:
+            raise DataError(
+                f"class map: rename {name!r} to {new!r}, which is a class already; say merge: "
+                f"{{{new}: [{name}, {new}]}} if they are to be one"
+            )
     groups: dict[str, list[Category]] = {}
     for category in dataset.categories:
         if category.name not in gone:

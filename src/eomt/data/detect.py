@@ -1,6 +1,7 @@
 """Tell the layout of a data set, and open it with the reader for it. What files mean is left to the readers."""
 
 import logging
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -44,9 +45,10 @@ FORMATS: tuple[Format, ...] = (
     label_studio.FORMAT,
 )
 RICHER = {("coco-panoptic", "coco-instance"), ("ade20k-panoptic", "ade20k-semantic")}
-"""Where both layouts are there, of the same images, the first one says more."""
+"""Where both layouts are there, the first one says more of the same images."""
 SPLITS = ("train", "val", "test")
-"""A folder that is called so is a split, not the data set."""
+"""The usual splits. A folder that is called so is a split, not the data set."""
+SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +72,11 @@ class Found:
         known = self.splits
         if split in known:
             return split
-        alike = [name for name in known if name.casefold().startswith(split) or name.casefold().endswith(split)]
+        alike = [name for name in known if split in _words(name)]
         if len(alike) == 1:
             return alike[0]
-        return known[0] if len(known) == 1 and split == "train" else None
+        other = {word for name in known for word in _words(name)} & {*SPLITS}
+        return known[0] if len(known) == 1 and split == "train" and not other else None
 
     def require(self, split: str) -> str:
         """Give the name that a split has here. Raises DataError where there is none, or it is not clear which."""
@@ -93,6 +96,12 @@ class Found:
         for passed_over in opened.left_out:
             log.warning("%s, split %s: left out %s", self.archive.path, split, passed_over)
         return opened
+
+
+def _words(name: str) -> list[str]:
+    """Give the words of a split's name, the usual ones by their short form."""
+    found = re.findall(r"[^\W\d_]+", name.casefold())
+    return [SYNONYMS.get(word, word) for word in found]
 
 
 def open_data(
@@ -127,7 +136,7 @@ def find_format(root: str | Path, format: str | None = None) -> Found:
         return _named(archive, format)
     for place in _places(archive):
         missing = _missing(place)
-        found = _recognised(missing)
+        found = _recognised(place, missing)
         if found:
             break
     if len(found) == 1:
@@ -164,11 +173,15 @@ def _missing(archive: Archive) -> dict[Format, str | None]:
     return {each: each.missing(archive) for each in FORMATS}
 
 
-def _recognised(missing: dict[Format, str | None]) -> list[Format]:
-    """List the layouts of which nothing is missing, without those that another one includes."""
+def _recognised(archive: Archive, missing: dict[Format, str | None]) -> list[Format]:
+    """List the layouts of which nothing is missing, without those that a richer one has the usual splits of."""
     found = [each for each, reason in missing.items() if reason is None]
-    names = {each.name for each in found}
-    return [each for each in found if not any((other, each.name) in RICHER for other in names)]
+    usual = {each: {word for name in each.splits(archive) for word in _words(name)} & {*SPLITS} for each in found}
+    return [
+        each
+        for each in found
+        if not any((other.name, each.name) in RICHER and usual[each] <= usual[other] for other in found)
+    ]
 
 
 def _places(archive: Archive) -> list[Archive]:
@@ -176,6 +189,6 @@ def _places(archive: Archive) -> list[Archive]:
     if not archive.path.is_dir():
         return [archive]
     entries = [entry for entry in archive.path.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-    if len(entries) != 1 or not entries[0].is_dir() or entries[0].name.casefold().startswith(SPLITS):
+    if len(entries) != 1 or not entries[0].is_dir() or set(_words(entries[0].name)) & {*SPLITS}:
         return [archive]
     return [Archive(entries[0]), archive]

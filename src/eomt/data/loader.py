@@ -186,14 +186,9 @@ class _Views:
         raise AssertionError("the last attempt returns or raises")
 
     def _checked(self, sample: Sample) -> Sample:
-        segments, classes = sample.segments, len(self.dataset.categories)
-        labels = segments.labels[~segments.is_crowd]
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise DataError(
-                f"image {sample.image_id}: labels from {int(labels.min())} to {int(labels.max())}, but there are "
-                f"{classes} categories; a label is a place in them, from 0"
-            )
-        return replace(sample, segments=segments.merged()) if self.recipe.task == "semantic" else sample
+        sample.segments.check_labels(len(self.dataset.categories), f"image {sample.image_id}")
+        semantic = self.recipe.task == "semantic"
+        return replace(sample, segments=sample.segments.merged()) if semantic else sample
 
 
 def _order(images: int, length: int, seed: int, epoch: int) -> NDArray[np.int64]:

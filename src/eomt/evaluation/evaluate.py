@@ -3,6 +3,7 @@
 The metrics themselves are in `metrics`; nothing here knows a formula.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,8 @@ from eomt.tasks import TASKS
 from eomt.types import ANY_CLASS, Category, Dataset, Segments
 
 __all__ = ["Evaluation", "evaluate"]
+
+log = logging.getLogger("eomt")
 
 Judges = dict[str | None, dict[TaskName, Metric]]
 """The metrics of each group of images, by its name, and of all images, under None."""
@@ -51,6 +54,7 @@ def evaluate(
     precision: Precision = "auto",
     groups: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    skip_bad: bool = False,
     share: tuple[int, int] = (0, 1),
     gather: Callable[[list[Any]], list[Any]] | None = None,
 ) -> Evaluation:
@@ -60,6 +64,8 @@ def evaluate(
     when None, the thresholds do: those given, else the segmenter's own (COCO's figure is that of 100). `groups`
     maps an image id to the name of its group, whose figures are then given too. `progress` is called with images
     done and in all.
+
+    An image that cannot be read ends it, or with `skip_bad` is logged, left out and not counted in `images`.
 
     Several processes may judge a share each, `(number of this one, how many)`; `gather` then brings their lists
     together, in each of them, and every process gives the figures of the whole, to the last digit those of one.
@@ -79,8 +85,17 @@ def evaluate(
 
     judges: Judges = {None: metrics()}
     number, count = share
+    skipped = 0
     for index in range(number, len(dataset), count):
-        sample = dataset[index]
+        try:
+            sample = dataset[index]
+            sample.segments.check_labels(len(dataset.categories), f"image {sample.image_id}")
+        except DataError as error:
+            if not skip_bad:
+                raise
+            log.warning("not judged: %s", error)
+            skipped += 1
+            continue
         segments = Segments(sample.segments.masks, labels[sample.segments.labels], sample.segments.is_crowd)
         concerned = [judges[None]]
         if groups is not None:
@@ -103,7 +118,7 @@ def evaluate(
         per_class,
         {name: _merge(judges[name])[0] for name in sorted(name for name in judges if name is not None)},
         asked,
-        len(dataset),
+        len(dataset) - skipped,
         "bf16" if choose_precision(precision, segmenter.device) == torch.bfloat16 else "fp32",
         time.monotonic() - started,
     )

@@ -74,16 +74,17 @@ class PanopticQuality:
         """Count one image."""
         _check(prediction, segments, image_id, self._images, self.categories)
         true, found = segments.labels.numpy(), prediction.labels
-        crowd = segments.is_crowd.numpy()
+        crowd, ignored = segments.is_crowd.numpy(), segments.labels.numpy() == ANY_CLASS
         shared = _shared_pixels(_painted(segments.masks), prediction.id_map().ids, len(true), len(found))
+        shared[0] += shared[1:][ignored].sum(0)  # what stands for any class is void
+        shared[1:][ignored] = 0
         both = shared[1:, 1:]
         true_area, found_area, void = shared[1:].sum(1), shared[:, 1:].sum(0), shared[0, 1:]
 
         same_class = true[:, None] == found[None]
-        forgiving = crowd[:, None] & (same_class | (true == ANY_CLASS)[:, None])
         union = true_area[:, None] + found_area[None] - both - void[None]
         match = same_class & ~crowd[:, None] & (2 * both > union)
-        neutral = void + (both * forgiving).sum(0)
+        neutral = void + (both * (same_class & crowd[:, None])).sum(0)
         extra = ~match.any(0) & (found_area > 0) & (2 * neutral <= found_area)  # hidden segments do not exist
         missed = ~match.any(1) & (true_area > 0) & ~crowd
 

@@ -210,12 +210,15 @@ def judge(run: Run) -> None:
     """Evaluate, record, and save what is to be used: the last model, and the best."""
     progress, task = run.progress, run.segmenter.task
     run.model.eval()
+    if run.accelerator.is_main_process:
+        run.segmenter.save(run.folder / "last")
     share = run.accelerator.process_index, run.accelerator.num_processes
     result = evaluate(
         run.segmenter,
         run.val_data,
         [task],
         precision=run.recipe.precision,
+        skip_bad=run.recipe.data.on_bad_sample == "skip",
         share=share,
         gather=gather_object if share[1] > 1 else None,
         progress=lambda done, images: run.stop.check(),
@@ -227,9 +230,8 @@ def judge(run: Run) -> None:
     progress.waiting = 0 if is_best else progress.waiting + 1
     if is_best:
         progress.best = result.figures
-    if run.accelerator.is_main_process:
-        for name in ("last", "best") if is_best else ("last",):
-            run.segmenter.save(run.folder / name)
+        if run.accelerator.is_main_process:
+            run.segmenter.save(run.folder / "best")
 
 
 def out_of_patience(run: Run) -> bool:

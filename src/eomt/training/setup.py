@@ -120,7 +120,9 @@ def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | 
         train_data = changed(found.open(data.train), data.class_map)
         if val_data is None and data.val is not None:
             asked_for = data.val != DataConfig.val
-            if found.name_of(data.val) or asked_for:  # raises where it is absent
+            if found.name_of(data.val) == found.name_of(data.train):
+                absent = f" other than {found.name_of(data.train)}, which is trained on"
+            elif found.name_of(data.val) or asked_for:  # raises where it is absent
                 val_data = changed(found.open(data.val), data.class_map)
             else:
                 absent = f" {data.val!r}"

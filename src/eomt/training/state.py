@@ -74,9 +74,7 @@ def newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             log.warning("state %s: cannot be used (%s); the one before it is taken", folder, error)
     if found:
-        raise ModelError(
-            f"run {run}: none of its {len(found)} states can be used; start anew with --init-from"
-        )
+        raise ModelError(f"run {run}: none of its {len(found)} states can be used; start anew with --init-from")
     return None
 
 
