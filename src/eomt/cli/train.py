@@ -1,6 +1,8 @@
 """`eomt train`: train a recipe, changed field by field by the options. Training itself is left to `training`."""
 
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -68,8 +70,11 @@ def run(arguments: Sequence[str]) -> int:
         zoo.check(options.init_from)
     from eomt.training.loop import train
 
-    with log_lines():
+    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+    with log_lines() if speaks else nullcontext():
         result = train(recipe, out, init_from=options.init_from, resume=options.resume is not None)
+    if not speaks:
+        return 0
     if options.json:
         print_json({"out": str(result.folder), "metrics": dict(result.metrics)})
     else:
