@@ -7,11 +7,13 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -22,10 +24,10 @@ from pycocotools.coco import COCO
 from eomt.cli import main
 from eomt.data.convert import View, all_of, convert, views
 from eomt.data.detect import find_format
-from eomt.data.images import image_size
 from eomt.data.writers import _outline
 from eomt.errors import ConfigError, DataError
-from eomt.masks import decode_rle, rle_of_polygons, trace_polygons
+from eomt.masks import RleMasks, decode_rle, rle_of_polygons, trace_polygons
+from eomt.types import Segments
 from layouts import coco, coco_panoptic, folder, labelme, voc
 from scenes import SCENES
 from test_detect import LAYOUTS
@@ -162,7 +164,7 @@ def data_sets(
                 mask[rng.integers(0, size[0]) :, rng.integers(0, size[1]) :] = True
             if disjoint:
                 mask &= free
-            if (disjoint and not mask.any()) or (plain and not is_thing[category] and category in used):
+            if not mask.any() or (plain and not is_thing[category] and category in used):
                 continue
             free &= ~mask
             used.add(category)
@@ -179,7 +181,7 @@ DISJOINT = data_sets(disjoint=True)
 PLAIN = data_sets(disjoint=True, crowds=False, plain=True)
 
 PAIRS = {
-    "coco -> coco": (ANY, "coco", "coco"),  # overlaps, crowds, segments without pixels
+    "coco -> coco": (ANY, "coco", "coco"),  # overlaps, crowds
     "coco -> coco-panoptic -> coco": (DISJOINT, "coco", "coco-panoptic"),
     "coco-panoptic -> coco -> coco-panoptic": (DISJOINT, "coco-panoptic", "coco"),
     "coco-panoptic -> coco-panoptic": (DISJOINT, "coco-panoptic", "coco-panoptic"),
@@ -229,24 +231,20 @@ def test_lossless_pairs(made, first, second):
 @QUICK
 @given(data_sets(crowds=False, stuff=False, splits=("train", "val"), ids=lambda n: st.just(list(range(n)))))
 def test_yolo_holds_things_to_the_pixel(made: Made) -> None:
-    """Parts, holes and corners that touch; all but colours, segments without pixels and equal ones."""
+    """Parts, holes and corners that touch; all but colours and segments that are equal."""
     root = Path(tempfile.mkdtemp())
     try:
         source = read(write_coco(root / "source", made))
         report = convert(all_of(source), "yolo", root / "yolo")
         back = read(root / "yolo")
-        empty = repeated = 0
+        repeated = 0
         for name, view in source.items():
             for file, (data, segments) in rows(view).items():
-                size = list(image_size(data))
-                seen = Counter(row for row in segments if coco_mask.area({"size": size, "counts": row[2]}))
-                empty += len(segments) - seen.total()
-                repeated += seen.total() - len(seen)
-                assert rows(back[name])[file] == (data, sorted(seen))
+                repeated += len(segments) - len(set(segments))
+                assert rows(back[name])[file] == (data, sorted(set(segments)))
         assert [each.name for each in back[next(iter(back))].seen.categories] == [
             category["name"] for category in made.categories
         ]
-        assert report.lost.pop(WORDING["EMPTY"], 0) == empty
         assert report.lost.pop(WORDING["REPEATED"], 0) == repeated
         assert set(report.lost) <= {"colours of classes", "ids of images in COCO's files"}
     finally:
@@ -310,7 +308,7 @@ def test_coco_is_what_its_own_tools_read(made: Made, polygons: bool) -> None:
                     assert entry["area"] == piece.mask.sum()
                     assert np.array_equal(tool.annToMask(entry).astype(bool), piece.mask)
                     assert entry["bbox"] == coco_mask.toBbox(tool.annToRLE(entry)).tolist()
-                    outlined = polygons and not piece.is_crowd and bool(piece.mask.any())
+                    outlined = polygons and not piece.is_crowd
                     assert isinstance(entry["segmentation"], list) == outlined
     finally:
         shutil.rmtree(root)
@@ -368,10 +366,7 @@ LOSSES = [
     ((LARGE._replace(is_crowd=True), SMALL), "coco-panoptic", {"COVERED": 1, "PIXELS": 4}, 2),
     ((LARGE._replace(is_crowd=True), SMALL), "masks", {"CROWDS": 1}, 1),
     ((LARGE._replace(is_crowd=True), SMALL), "yolo", {"CROWDS": 1}, 1),
-    # no pixels, and two segments of one class of stuff
-    ((Piece(4, box(0, 0, 0, 0)),), "coco", {}, 1),
-    ((Piece(4, box(0, 0, 0, 0)),), "coco-panoptic", {"EMPTY": 1}, 0),
-    ((Piece(4, box(0, 0, 0, 0)),), "yolo", {"EMPTY": 1}, 0),
+    # two segments of one class of stuff
     ((Piece(9, box(0, 0, 1, 1)), Piece(9, box(1, 1, 2, 2))), "masks", {"JOINED": 1}, 1),
     ((Piece(9, box(0, 0, 1, 1)), Piece(9, box(1, 1, 2, 2))), "coco-panoptic", {}, 2),
 ]
@@ -411,6 +406,18 @@ def test_losses_are_counted(pieces, target, lost, left, tmp_path):
     view = read(tmp_path / "target")["train"]
     assert len(view.segments(0)) == left
     assert int(view.segments(0).masks.areas().sum()) == report.written["train"]["pixels"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_segments_without_pixels_are_counted(target, tmp_path):
+    opened = read(write_coco(tmp_path / "source", made(SMALL)))["train"]
+    masks = RleMasks.encode([box(0, 0, 0, 0), SMALL.mask], (8, 10))
+    segments = Segments(masks, torch.tensor([1, 0]), torch.tensor([False, False]))
+    split = replace(opened.split, read_segments=lambda archive, item, size: segments)
+    report = convert(all_of({"train": View("train", split, split)}), target, tmp_path / "target")
+    assert report.lost[WORDING["EMPTY"]] == 1
+    assert (report.read["train"]["segments"], report.written["train"]["segments"]) == (2, 1)
+    assert rows(read(tmp_path / "target")["train"])["a.png"][1][0][2] == masks.rle(1)["counts"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -149,7 +149,7 @@ class CocoWriter:
         """Nothing belongs to all splits."""
 
     def _add(self, file: _CocoFile, folder: Path, picture: Picture, segments: Segments) -> Segments:
-        segments = _without_ignored(segments, self.lost)
+        segments = _of_classes(segments, self.lost)
         _write(folder / picture.file_name, picture.data)
         file.list_image(picture, segments.masks.size)
         for index, area in enumerate(segments.masks.areas().tolist()):
@@ -202,7 +202,7 @@ class CocoPanopticWriter:
     def _add(
         self, file: _CocoFile, pngs: Path, taken: set[str], folder: Path, picture: Picture, segments: Segments
     ) -> Segments:
-        segments = _disjoint(_without_ignored(segments, self.lost), self.categories, self.lost)
+        segments = _disjoint(_of_classes(segments, self.lost), self.categories, self.lost)
         assert isinstance(segments.masks, IdMap)
         ids = segments.masks.ids
         png = free_name(picture.stem.replace("/", "_"), taken) + ".png"  # all in one folder, as COCO has them
@@ -255,12 +255,11 @@ class YoloWriter:
         _write(self.root / "data.yaml", text.encode())
 
     def _add(self, folder: str, picture: Picture, segments: Segments) -> Segments:
-        segments = _without_crowds(_without_ignored(segments, self.lost), self.lost)
+        segments = _without_crowds(_of_classes(segments, self.lost), self.lost)
         image = f"{folder}/{picture.file_name}"
         lines: dict[str, int] = {}
-        for index, area in enumerate(segments.masks.areas().tolist()):
-            line = self._line(segments.masks.rle(index), int(segments.labels[index])) if area else None
-            self.lost[EMPTY] += not area
+        for index, label in enumerate(segments.labels.tolist()):
+            line = self._line(segments.masks.rle(index), label)
             if line is not None:
                 self.lost[REPEATED] += line in lines
                 lines.setdefault(line, index)
@@ -319,7 +318,7 @@ class MaskWriter:
         _write(self.root / "categories.json", json.dumps(content | {"categories": entries}, indent=1).encode())
 
     def _add(self, images: Path, masks: Path, picture: Picture, segments: Segments) -> Segments:
-        segments = _without_crowds(_without_ignored(segments, self.lost), self.lost)
+        segments = _without_crowds(_of_classes(segments, self.lost), self.lost)
         segments = _disjoint(segments, self.categories, self.lost)
         stuff = [label for label, category in enumerate(self.categories) if not category.is_thing]
         whole = segments.merged(stuff)
@@ -383,17 +382,18 @@ def _disjoint(segments: Segments, categories: Sequence[Category], lost: Counter[
         for index in sorted(range(len(segments)), key=keys.__getitem__):
             ids[segments.masks.mask(index)] = index + 1
     left = np.bincount(ids.ravel(), minlength=len(segments) + 1)[1:]
-    lost[EMPTY] += int((areas == 0).sum())
-    lost[HIDDEN] += int(((left == 0) & (areas > 0)).sum())
+    lost[HIDDEN] += int((left == 0).sum())
     lost[COVERED] += int(((left > 0) & (left < areas)).sum())
     lost[COVERED_PIXELS] += int((areas - left).sum())
     return _select(Segments(IdMap(ids, len(segments)), segments.labels, segments.is_crowd), np.flatnonzero(left))
 
 
-def _without_ignored(segments: Segments, lost: Counter[str]) -> Segments:
-    ignored = (segments.labels == ANY_CLASS).numpy()
+def _of_classes(segments: Segments, lost: Counter[str]) -> Segments:
+    """Leave out regions of no class, and segments without pixels, which no reader would give back."""
+    ignored, empty = (segments.labels == ANY_CLASS).numpy(), segments.masks.areas() == 0
     lost[IGNORED] += int(ignored.sum())
-    return _select(segments, np.flatnonzero(~ignored))
+    lost[EMPTY] += int((empty & ~ignored).sum())
+    return _select(segments, np.flatnonzero(~(ignored | empty)))
 
 
 def _without_crowds(segments: Segments, lost: Counter[str]) -> Segments:
