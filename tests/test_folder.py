@@ -15,7 +15,7 @@ from PIL import Image
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.reader import Split
-from eomt.data.readers.folder import FORMAT, open_folder, splits
+from eomt.data.readers.folder import FORMAT, open_folder, read_categories, splits
 from eomt.errors import DataError
 from eomt.masks import IdMap
 from layouts import folder as layout
@@ -95,6 +95,13 @@ def test_what_the_values_mean(tmp_path, categories, mask, labels, ids):
     assert segments.labels.tolist() == labels
     assert segments.masks.ids.tolist() == ids
     assert not segments.is_crowd.any()
+
+
+def test_null_is_as_if_left_out(tmp_path):
+    given = [CELL | {"id": None, "color": None, "pixel_value": None}]
+    (tmp_path / "categories.json").write_text(json.dumps(given))
+    (category,) = read_categories(tmp_path / "categories.json")
+    assert (category.id, category.color) == (0, distinct_color(0))
 
 
 def test_32_bit_ids(tmp_path):

@@ -304,7 +304,7 @@ def _category(entry: Any, index: int, where: str) -> Category:
 
 
 def _number(entry: Mapping[str, Any], field: str, default: int | None, where: str) -> int | None:
-    value: int | None = entry.get(field, default)
+    value: int | None = default if entry.get(field) is None else entry[field]
     if value is not None and not _is_number(value):
         raise DataError(f'{where}: "{field}" is {value!r}; use a whole number from 0')
     return value
