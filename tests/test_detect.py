@@ -202,6 +202,7 @@ def test_no_layout_lists_what_each_lacks(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         find_format(tmp_path / "photos")
     lines = str(error.value).splitlines()
+    assert "; it holds 2 pictures and no annotations." in lines[0]
     for each in FORMATS:
         assert any(line.startswith(each.name) and "  no " in line for line in lines), each.name
 

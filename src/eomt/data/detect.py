@@ -8,6 +8,7 @@ from pathlib import Path
 
 from eomt.data.archive import Archive
 from eomt.data.classes import change_classes, read_changes
+from eomt.data.images import IMAGE_SUFFIXES
 from eomt.data.reader import Format, Split
 from eomt.data.readers import (
     ade20k,
@@ -149,9 +150,19 @@ def find_format(root: str | Path, format: str | None = None) -> Found:
     width = max(len(each.name) for each in FORMATS)
     listed = "\n".join(f"{each.name:<{width}}  no {reason}" for each, reason in missing.items())
     raise DataError(
-        f"{archive.path}: no data set in a layout that is known. What each of them lacks first:\n{listed}\n"
+        f"{archive.path}: no data set in a layout that is known{_what_is_there(archive)}. What each of them lacks "
+        f"first:\n{listed}\n"
         "docs/data.md describes them; --format NAME (format=) says more about one."
     )
+
+
+def _what_is_there(archive: Archive) -> str:
+    """Say what strikes the eye where no layout is recognised."""
+    names = archive.names()
+    if not names:
+        return "; it is empty"
+    pictures = sum(name.lower().endswith(IMAGE_SUFFIXES) for name in names)
+    return f"; it holds {pictures} pictures and no annotations" if pictures == len(names) else ""
 
 
 def _named(archive: Archive, name: str) -> Found:
