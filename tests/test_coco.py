@@ -186,7 +186,8 @@ def twice(list: str) -> Callable[[dict[str, Any]], None]:
         (lambda values: '{"images": []}', 'no list "annotations"'),
         (lambda values: "{}", 'no list "images"'),
         (lambda values: "", "the end of the file in place of '{'"),
-        (lambda values: values.update(annotations={}), "annotations: not valid JSON ('{' in place of '[')"),
+        (lambda values: values.update(annotations={}), '"annotations" is {}, not a list'),
+        (lambda values: values.update(annotations=None), '"annotations" is null, not a list'),
         (lambda values: values["images"].append(3), "images[1] is 3; expected an object"),
         (lambda values: '{"images": [], "images": []}', 'two lists "images"'),
         (first("images", id=None), 'images[0]: "id" is None'),
@@ -205,7 +206,7 @@ def twice(list: str) -> Callable[[dict[str, Any]], None]:
         (first("annotations", iscrowd=2), 'annotation 5000: "iscrowd" is 2; use 0 or 1'),
         (first("annotations", segmentation="x"), "annotation 5000: \"segmentation\" is 'x'; expected a list"),
         (first("annotations", segmentation={"size": []}), "annotation 5000: \"segmentation\" is {'size': []}"),
-        (first("annotations", segmentation=[]), "none of the annotations has a mask (boxes only)"),
+        (first("annotations", segmentation=[]), "has a mask: 1 annotations without a mask (boxes only); export"),
         (lambda values: values["categories"].clear(), "no categories"),
         (first("categories", id="1"), "categories[0]: \"id\" is '1'"),
         (first("categories", name=""), "categories[0]: \"name\" is ''"),
@@ -330,3 +331,40 @@ def test_no_image_of_another_split_stands_in_for_one_that_is_lost(train, val, tm
         DataError, match=r"instances_train.json: 1 of 2 images are not there: 0.jpg; put them into"
     ):
         FORMAT.open(archive, "train")
+
+
+def test_polygons_without_a_pixel_are_left_out_and_counted(tmp_path):
+    split = one_image(tmp_path, lambda values: another(values, segmentation=[[5.1, 5.1, 5.2, 5.1, 5.2, 5.2]]))
+    assert split.left_out == ("1 annotations whose outline has no pixels",)
+    assert len(split[0].segments) == 1
+
+
+def test_shares_of_the_width_and_height_are_refused(tmp_path):
+    def change(values: dict[str, Any]) -> None:
+        for annotation in values["annotations"]:
+            annotation["segmentation"] = [[0.1, 0.1, 0.9, 0.1, 0.9, 0.9, 0.1, 0.9]]
+
+    with pytest.raises(DataError, match=r"shares of the width and height; multiply them, as COCO's are pixels"):
+        one_image(tmp_path, change)
+
+
+def test_annotations_lie_in_arrays(tmp_path):
+    """Workers share them with the process that opened the split; objects are copied when they are counted."""
+    coco.write(tmp_path)
+    split = FORMAT.open(Archive(tmp_path), "train2017")
+    assert [item.content for item in split.items] == [0, 1]
+    assert split.read_segments.text.dtype == np.uint8
+
+
+def test_annotations_come_in_any_order(tmp_path):
+    values = coco.content(of("train"), coco.CATEGORIES)
+    expected = FORMAT.open(write_train(tmp_path / "a", values), "train")
+    values["annotations"].reverse()
+    for found, wanted in zip(FORMAT.open(write_train(tmp_path / "b", values), "train"), expected, strict=True):
+        assert found.segments.labels.tolist() == wanted.segments.labels.tolist()[::-1]
+
+
+def write_train(root: Path, values: dict[str, Any]) -> Archive:
+    coco.save(root / "annotations/instances_train.json", values)
+    coco.save_images(root / "train", of("train"))
+    return Archive(root)

@@ -108,7 +108,7 @@ def test_crowds_negatives_and_what_is_passed_over(tmp_path):
         (segment(iscrowd="no"), "segment 25857: \"iscrowd\" is 'no'"),
         (
             lambda values: values["categories"][2].pop("isthing"),
-            'categories[2], road: "isthing" is None',
+            'categories[2], road: "isthing" is absent',
         ),
         (lambda values: values["images"][0].update(file_name="y.jpg"), "1 of 1 images are not there: y.jpg"),
     ],

@@ -131,10 +131,9 @@ def test_masks_may_stick_out(tmp_path: Path) -> None:
             shape("a", "mask", [[90.0, 90.0], [93.0, 93.0]], mask=patch),
         ],
     )[0].segments.masks
-    assert [masks.mask(index).tobytes() for index in range(3)] == [
+    assert [masks.mask(index).tobytes() for index in range(len(masks))] == [
         box(0, 0, 3, 2).tobytes(),
-        box(22, 30, 24, 32).tobytes(),
-        box(0, 0, 0, 0).tobytes(),
+        box(22, 30, 24, 32).tobytes(),  # of the third one nothing is left
     ]
 
 
@@ -315,3 +314,16 @@ def test_a_json_that_was_cut_short_is_told(tmp_path: Path, length: int) -> None:
     archive = save(tmp_path, files | {"a.png": png(BLANK), "b.png": png(BLANK)})
     with pytest.raises(DataError, match=r"b.json: not valid JSON"):
         FORMAT.open(archive, "train")
+
+
+def test_shapes_without_a_pixel_are_left_out_and_counted(tmp_path: Path) -> None:
+    dataset = one(
+        tmp_path,
+        [
+            shape("cow", "polygon", SQUARE),
+            shape("cow", "polygon", [[5.1, 5.1], [5.2, 5.1], [5.2, 5.2]]),
+            shape("cow", "rectangle", [[5.0, 5.0], [5.0, 9.0]]),
+        ],
+    )
+    assert dataset.left_out == ("2 shapes so small that they have no pixels",)
+    assert len(dataset[0].segments) == 1

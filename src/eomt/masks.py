@@ -24,9 +24,11 @@ __all__ = [
     "bounding_box",
     "decode_rle",
     "encode_rle",
+    "joined_rle",
     "rle_of_counts",
     "rle_of_polygons",
     "trace_polygons",
+    "without",
 ]
 
 Window = tuple[int, int, int, int]
@@ -192,8 +194,7 @@ class RleMasks:
 
     def merge(self, groups: Sequence[Sequence[int]]) -> "RleMasks":
         """Give the union of each group of masks."""
-        joined = (coco_mask.merge([dict(self.rles[index]) for index in group]) for group in groups)
-        return RleMasks(self.size, tuple(Rle(size=rle["size"], counts=rle["counts"]) for rle in joined))
+        return RleMasks(self.size, tuple(joined_rle([self.rles[index] for index in group]) for group in groups))
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> Rle:
@@ -212,6 +213,22 @@ def bounding_box(rle: Rle) -> tuple[int, int, int, int]:
     """Give left, top, width and height of a mask, in pixels; zeros where it is empty."""
     left, top, width, height = (int(length) for length in coco_mask.toBbox(dict(rle)))
     return left, top, width, height
+
+
+def joined_rle(rles: Sequence[Rle]) -> Rle:
+    """Give the union of masks, without decoding them."""
+    rle = coco_mask.merge([dict(rle) for rle in rles])
+    return Rle(size=rle["size"], counts=rle["counts"])
+
+
+def without(rle: Rle, hidden: Rle) -> Rle:
+    """Take the pixels of one mask away from another, without decoding them."""
+    height, width = rle["size"]
+    runs = _run_lengths(hidden["counts"])
+    runs = runs[1:] if runs[0] == 0 else np.concatenate([[0], runs])  # what was off is on
+    rest = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    left = coco_mask.merge([dict(rle), rest], intersect=True)
+    return Rle(size=left["size"], counts=left["counts"])
 
 
 def rle_of_polygons(rings: object, size: tuple[int, int]) -> Rle:

@@ -10,13 +10,17 @@ those of images that the file does not list and the root of Roboflow's class tre
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
@@ -35,7 +39,7 @@ from eomt.data.readers.coco_json import (
     read_categories,
     some,
 )
-from eomt.data.readers.shapes import run_lengths, union
+from eomt.data.readers.shapes import has_pixels, is_speck, run_lengths, union
 from eomt.errors import DataError
 from eomt.masks import Rle, RleMasks
 from eomt.types import Segments
@@ -52,11 +56,42 @@ _NO_SPLIT = re.compile(
 _MOST_FILES = 20  # JSON files in one folder that are looked into: formats with one file an image have more
 
 
-class _Content(NamedTuple):
-    """What an item keeps of the JSON file."""
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Reads segments from the text of all annotations, in one array: workers would copy Python objects."""
 
-    annotations: bytes
-    size: tuple[int, int] | None
+    labels: Mapping[int, int]
+    """Index of each category by its id."""
+    text: NDArray[np.uint8]
+    spans: NDArray[np.int64]
+    """Where the text of each annotation begins and ends, image by image: [n 2]."""
+    ends: NDArray[np.int64]
+    """How many annotations the images up to each one have."""
+    sizes: NDArray[np.int64]
+    """Height and width of each image by the file: [images 2]; zeros where it does not tell."""
+
+    def __call__(self, archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
+        row: int = item.content
+        height, width = self.sizes[row].tolist()
+        if (height, width) not in ((0, 0), size):
+            raise ValueError(
+                f"it is {size[1]} x {size[0]} upright, but {width} x {height} by the file: masks would not fit; "
+                "export the annotations for these images (turned as their EXIF orientation says)"
+            )
+        begin = int(self.ends[row - 1]) if row else 0
+        found: list[tuple[Rle, int, bool]] = []
+        for start, end in self.spans[begin : int(self.ends[row])].tolist():
+            annotation = json.loads(self.text[start:end].tobytes())
+            with each():
+                rle = _rle(annotation, self.labels, size)
+                if has_pixels(rle):
+                    label, crowd = self.labels[annotation["category_id"]], bool(annotation.get("iscrowd", 0))
+                    found.append((rle, label, crowd))
+        return Segments(
+            RleMasks(size, tuple(rle for rle, _, _ in found)),
+            torch.tensor([label for _, label, _ in found], dtype=torch.int64),
+            torch.tensor([crowd for _, _, crowd in found], dtype=torch.bool),
+        )
 
 
 def _files(archive: Archive) -> dict[str, str]:
@@ -135,12 +170,18 @@ def _open(archive: Archive, split: str) -> Split:
         if id not in labels and not strict():  # else each annotation is told when its image is read
             raise DataError(f"{where}: {entry}: {_no_category(id, labels)}")
     pictures = gathered.pictures
-    strangers = sum(len(texts) for id, texts in gathered.texts.items() if id not in pictures)
+    strangers = sum(len(rows) for id, rows in gathered.rows.items() if id not in pictures)
     if strict():
         _tell_strangers(gathered, where)
-    total = sum(map(len, gathered.texts.values()))
+    total = len(gathered.ends)
     if not total and gathered.counts:
-        raise DataError(f"{where}: none of the annotations has a mask (boxes only); export segmentations")
+        counts = ", ".join(f"{count} {what}" for what, count in gathered.counts.items())
+        raise DataError(f"{where}: none of the annotations has a mask: {counts}; export segmentations")
+    if total and gathered.shares == total:
+        raise DataError(
+            f"{where}: all polygons lie within 1.5 pixels of the top left corner: their coordinates are shares of "
+            "the width and height; multiply them, as COCO's are pixels"
+        )
     if not pictures or strangers == total > 0:
         what = "no images" if not pictures else 'no annotation\'s "image_id" is the id of an image'
         raise DataError(f"{where}: {what}; export the file again")
@@ -148,39 +189,40 @@ def _open(archive: Archive, split: str) -> Split:
     images = Images(archive, split, others, partial(named_images, archive, others.values()))
     paths = find_images(where, pictures.values(), images, image_folders(name, split))
     items = tuple(
-        Item(
-            image_id,
-            path,
-            name,
-            _Content(f"[{','.join(gathered.texts.pop(id, ()))}]".encode(), pictures[id].size),
-            id,
-        )
-        for image_id, (id, path) in zip(image_ids(paths.values()), paths.items(), strict=True)
+        Item(image_id, path, name, row, id)
+        for row, (image_id, (id, path)) in enumerate(zip(image_ids(paths.values()), paths.items(), strict=True))
     )
     left_out = [f"{count} {what}" for what, count in gathered.counts.items()]
     if strangers:
         left_out.append(f"{strangers} annotations of images that the file does not list")
     if roots:
         left_out.append(f"{len(roots)} category that only groups others and has no annotations (id {some(roots)})")
-    return Split(archive, categories, items, partial(_read_segments, labels), tuple(left_out))
+    return Split(archive, categories, items, _reader(gathered, labels, paths), tuple(left_out))
 
 
-class _Gathered(NamedTuple):
+@dataclass
+class _Gathered:
     """What a file says, not yet compared with each other: annotations may come before the images they are of."""
 
     pictures: dict[int | str, Picture]
     categories: list[Entry]
-    texts: dict[int | str, list[str]]
-    """The annotations that have a mask, by image."""
+    text: bytearray
+    """Of all annotations that have a mask, one after another."""
+    ends: list[int]
+    """Where each of them ends in the text."""
+    rows: dict[int | str, list[int]]
+    """Which of them are those of each image."""
     used: dict[int, str]
     """Each category that has annotations, with one of them."""
     counts: Counter[str]
     """What has no mask."""
+    shares: int = 0
+    """How many of the annotations have no coordinate above 1.5."""
 
 
 def _gather(archive: Archive, name: str) -> _Gathered:
     where = archive.where(name)
-    found = _Gathered({}, [], {}, {}, Counter())
+    found = _Gathered({}, [], bytearray(), [], {}, {}, Counter())
     ids = set()
     for entry in entries(archive, name):
         with each():
@@ -201,8 +243,9 @@ def _gather(archive: Archive, name: str) -> _Gathered:
 
 def _tell_strangers(found: _Gathered, where: str) -> None:
     """Tell the annotations of images that the file does not list."""
-    for image, texts in found.texts.items():
+    for image, rows in found.rows.items():
         if image not in found.pictures:
+            texts = (found.text[found.ends[row - 1] if row else 0 : found.ends[row]] for row in rows)
             ids = some(json.loads(text).get("id", "without id") for text in texts)
             tell(
                 DataError(f'{where}: annotation {ids}: "image_id" is {image!r:.60}, which "images" does not list')
@@ -240,7 +283,13 @@ def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
             '[x0, y0, x1, y1, ...], or {"size": [height, width], "counts": ...}'
         )
     found.used.setdefault(category, place)
-    found.texts.setdefault(image, []).append(entry.text)
+    if _is_empty(segmentation) and not strict():  # else it is told when its image is read
+        found.counts["annotations whose outline has no pixels"] += 1
+        return
+    found.shares += isinstance(segmentation, list) and _is_share(segmentation)
+    found.rows.setdefault(image, []).append(len(found.ends))
+    found.text += entry.text.encode()
+    found.ends.append(len(found.text))
 
 
 def _outlines(segmentation: list[Any]) -> list[Any]:
@@ -266,24 +315,33 @@ def _roots(categories: list[Entry], archive: Archive, files: Mapping[str, str]) 
     return tuple(sorted(roots))
 
 
-def _read_segments(labels: Mapping[int, int], archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
-    content: _Content = item.content
-    if content.size not in (None, size):
-        height, width = content.size or size
-        raise ValueError(
-            f"it is {size[1]} x {size[0]} upright, but {width} x {height} by the file: masks would not fit; "
-            "export the annotations for these images (turned as their EXIF orientation says)"
-        )
-    found: list[tuple[Rle, int, bool]] = []
-    for annotation in json.loads(content.annotations):
-        with each():
-            rle = _rle(annotation, labels, size)
-            found.append((rle, labels[annotation["category_id"]], bool(annotation.get("iscrowd", 0))))
-    return Segments(
-        RleMasks(size, tuple(rle for rle, _, _ in found)),
-        torch.tensor([label for _, label, _ in found], dtype=torch.int64),
-        torch.tensor([crowd for _, _, crowd in found], dtype=torch.bool),
+def _reader(found: _Gathered, labels: Mapping[int, int], images: Iterable[int | str]) -> _Reader:
+    """Bring the annotations into the order of their images."""
+    images = list(images)
+    ends = np.array(found.ends, dtype=np.int64)
+    spans = np.stack([np.concatenate([[0], ends[:-1]])[: len(ends)], ends], axis=1)
+    rows = [found.rows.get(id, []) for id in images]
+    order = np.concatenate([np.array(some, dtype=np.int64) for some in rows]) if rows else ends[:0]
+    return _Reader(
+        labels,
+        np.frombuffer(found.text, dtype=np.uint8),
+        spans[order],
+        np.cumsum([len(some) for some in rows], dtype=np.int64),
+        np.array([found.pictures[id].size or (0, 0) for id in images], dtype=np.int64).reshape(-1, 2),
     )
+
+
+def _is_share(segmentation: list[Any]) -> bool:
+    """Tell whether no coordinate is above 1.5: then they are shares of the width and height, not pixels."""
+    numbers = (number for ring in segmentation for number in (ring if isinstance(ring, list) else [math.inf]))
+    return all(isinstance(number, int | float) and number <= 1.5 for number in numbers)
+
+
+def _is_empty(segmentation: Any) -> bool:
+    """Tell whether polygons have no pixels, wherever they lie."""
+    if not isinstance(segmentation, list) or _is_share(segmentation):
+        return False
+    return all(isinstance(ring, list) and is_speck(ring) for ring in _outlines(segmentation))
 
 
 def _rle(annotation: dict[str, Any], labels: Mapping[int, int], size: tuple[int, int]) -> Rle:

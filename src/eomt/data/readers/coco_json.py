@@ -92,7 +92,10 @@ def entries(archive: Archive, name: str) -> Iterator[Entry]:
 
 def _elements(text: str, here: int, name: str, where: str) -> Generator[Entry, None, int]:
     """Go through a list of objects; give where the next sign after it stands."""
-    _expect(text, here, "[", name, where)
+    if text[here : here + 1] != "[":
+        value, _ = _value(text, here, name, where)
+        shown = json.dumps(value)
+        raise DataError(f'{where}: "{name}" is {shown:.60}, not a list; export the file again')
     after = _skip(text, here + 1)
     if text[after : after + 1] == "]":
         return _skip(text, after + 1)
@@ -152,7 +155,8 @@ def flag(values: Mapping[str, Any], field: str, default: bool | None, place: str
     value = values.get(field)
     value = default if value is None else value
     if value not in (0, 1):
-        raise DataError(f'{place}: "{field}" is {value!r}; use 0 or 1')
+        found = "absent" if field not in values else f"{value!r:.60}"
+        raise DataError(f'{place}: "{field}" is {found}; use 0 or 1')
     return bool(value)
 
 

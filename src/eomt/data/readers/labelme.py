@@ -14,7 +14,8 @@ LabelMe's own examples, shapes labelled `__ignore__` or `_background_` are no cl
 import base64
 import binascii
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
 from posixpath import normpath
@@ -24,7 +25,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
 from eomt.data.images import read_label_map
-from eomt.data.problems import each
+from eomt.data.problems import each, strict
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import (
     COCO_FILES,
@@ -33,6 +34,7 @@ from eomt.data.readers.shapes import (
     check_size,
     ellipse,
     group_key,
+    is_speck,
     joined,
     number,
     parse_json,
@@ -213,6 +215,10 @@ def _without_pixels(shape: Mapping[str, Any]) -> str | None:
         return f"shapes without pixels ({_NO_PIXELS[kind]})"
     if kind == "polygon" and isinstance(points, list) and len(points) < 3:
         return "polygons of fewer than three points"
+    if kind in ("polygon", "rectangle") and not strict():  # else it is told when its image is read
+        with suppress(ValueError):
+            if is_speck(_ring(_points(points, kind), kind)):
+                return "shapes so small that they have no pixels"
     return None
 
 
@@ -314,9 +320,6 @@ def _mask(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> Rle:
         (x, y), (edge_x, edge_y) = points
         radius = ((edge_x - x) ** 2 + (edge_y - y) ** 2) ** 0.5
         return union([ellipse((x, y), (radius, radius))], size)
-    if kind == "rectangle":
-        (left, top), (right, bottom) = points
-        return union([[left, top, right, top, right, bottom, left, bottom]], size)
     if kind == "mask":
         patch = read_label_map(_base64(shape.get("mask"), where), where).values > 0
         left, top = round(points[0][0]), round(points[0][1])
@@ -328,7 +331,14 @@ def _mask(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> Rle:
         rle = pasted(patch, left, top, size)
         require_pixels(rle)
         return rle
-    return union([[value for point in points for value in point]], size)
+    return union([_ring(points, kind)], size)
+
+
+def _ring(points: Sequence[tuple[float, float]], kind: str) -> list[float]:
+    if kind == "rectangle":
+        (left, top), (right, bottom) = points
+        return [left, top, right, top, right, bottom, left, bottom]
+    return [value for point in points for value in point]
 
 
 def _points(points: object, kind: str) -> list[tuple[float, float]]:

@@ -6,7 +6,7 @@ rasterising to `masks`.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from eomt.data.problems import strict
 from eomt.errors import DataError
-from eomt.masks import Rle, RleMasks, decode_rle, encode_rle, rle_of_counts, rle_of_polygons
+from eomt.masks import (
+    Rle,
+    RleMasks,
+    bounding_box,
+    encode_rle,
+    joined_rle,
+    rle_of_counts,
+    rle_of_polygons,
+    without,
+)
 from eomt.types import Segments
 
 __all__ = [
@@ -25,6 +34,8 @@ __all__ = [
     "check_size",
     "ellipse",
     "group_key",
+    "has_pixels",
+    "is_speck",
     "joined",
     "number",
     "numbers",
@@ -41,6 +52,7 @@ COCO_FILES = ("instances_", "panoptic_", "stuff_", "captions_", "person_keypoint
 """How COCO's JSON files begin: very large ones, not worth a look for the files of another tool."""
 _MARGIN = 0.1
 """How far a coordinate may lie outside of an image, as a share of its side, where faults are collected."""
+_SPECK = 40  # numbers: a polygon of more corners has pixels
 _CORNERS = 180  # of the polygon that stands for an ellipse: off by less than a pixel up to a radius of 6000
 
 
@@ -55,18 +67,49 @@ class Drawn(NamedTuple):
 def joined(shapes: Iterable[Drawn], size: tuple[int, int]) -> Segments:
     """Make segments of shapes: those of one label and group are one. They lie on each other in the order drawn.
 
-    A segment of several shapes has the place of its first one.
+    A segment of several shapes has the place of its first one. What has no pixels, or no more, is left out.
     """
-    found: dict[tuple[int, bool, int | str], Rle] = {}
-    for index, (label, group, mask) in enumerate(shapes):
+    visible: list[tuple[tuple[int, bool, int | str], Rle]] = []
+    voids: list[Rle] = []
+    for index, (label, group, mask) in reversed(list(enumerate(shapes))):
         if label == VOID:
-            hidden = decode_rle(mask)
-            found = {key: encode_rle(decode_rle(rle) & ~hidden) for key, rle in found.items()}
+            voids.append(mask)
             continue
-        key = label, group is None, index if group is None else group
-        found[key] = encode_rle(decode_rle(found[key]) | decode_rle(mask)) if key in found else mask
+        for void in voids:  # that were drawn later
+            if _meet(bounding_box(mask), bounding_box(void)):
+                mask = without(mask, void)
+        visible.append(((label, group is None, index if group is None else group), mask))
+    parts: dict[tuple[int, bool, int | str], list[Rle]] = {}
+    for key, mask in reversed(visible):
+        parts.setdefault(key, []).append(mask)
+    rles = {key: some[0] if len(some) == 1 else joined_rle(some) for key, some in parts.items()}
+    found = {key: rle for key, rle in rles.items() if has_pixels(rle)}
     labels = torch.tensor([label for label, _, _ in found], dtype=torch.int64)
     return Segments(RleMasks(size, tuple(found.values())), labels, torch.zeros(len(found), dtype=torch.bool))
+
+
+def _meet(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    """Tell whether two boxes (left, top, width, height) share a pixel."""
+    return all(
+        one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2] for axis in (0, 1)
+    )
+
+
+def has_pixels(rle: Rle) -> bool:
+    """Tell whether a mask has any pixel."""
+    return bounding_box(rle)[2] > 0
+
+
+def is_speck(ring: Sequence[object]) -> bool:
+    """Tell whether a polygon is so small that it has no pixels, wherever it lies. What is no polygon is none."""
+    if len(ring) > _SPECK or len(ring) < 6 or len(ring) % 2 or not all(type(n) in (int, float) for n in ring):
+        return False
+    x, y = np.array(ring, dtype=np.float64).reshape(-1, 2).T
+    if not min(np.ptp(x), np.ptp(y)) < 1 or not max(np.ptp(x), np.ptp(y)) < 10_000:
+        return False
+    x, y = x - np.floor(x.min()), y - np.floor(y.min())
+    size = int(y.max()) + 2, int(x.max()) + 2
+    return not has_pixels(rle_of_polygons([np.stack([x, y], axis=1).ravel().tolist()], size))
 
 
 def union(rings: object, size: tuple[int, int]) -> Rle:
@@ -98,7 +141,7 @@ def run_lengths(counts: object, rle_size: object, size: tuple[int, int]) -> Rle:
 
 def require_pixels(rle: Rle) -> None:
     """Raise ValueError for a mask without pixels, where faults are collected. Reading keeps it."""
-    if strict() and not RleMasks((rle["size"][0], rle["size"][1]), (rle,)).areas().any():
+    if strict() and not has_pixels(rle):
         raise ValueError("its mask has no pixels; draw it again, or remove it")
 
 
