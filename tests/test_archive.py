@@ -397,3 +397,23 @@ def test_a_compressed_archive_in_an_archive_is_read_from_any_place(tmp_path, mon
         names = list(files)
         chance.shuffle(names)
         assert all(archive.read(name) == files[name] for name in names)
+
+
+@pytest.mark.parametrize("name", ["extra.zip", "weights/model.tar"])
+def test_a_broken_archive_beside_files_is_passed_over_and_told_once(tmp_path, name, caplog):
+    write_files(tmp_path, {"images/0.png": b"x", name: b"junk" * 200})
+    archive = Archive(tmp_path)
+    assert archive.names() == ["images/0.png"]
+    assert len(caplog.records) == 1
+    assert f"passed over: {tmp_path / name}: neither a zip nor a tar" in caplog.text
+    assert pickle.loads(pickle.dumps(archive)).names() == ["images/0.png"]
+    assert len(caplog.records) == 1  # not in each worker
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"README.txt": b"x"}, {"classes.txt": b"x", "part1.zip": zipped({"0.png": b"x"})}]
+)
+def test_a_broken_archive_that_may_hold_the_data_is_an_error(tmp_path, files):
+    write_files(tmp_path, files | {"part2.zip": b"junk" * 200})
+    with pytest.raises(DataError, match=r"part2\.zip: neither a zip nor a tar"):
+        Archive(tmp_path).names()

@@ -265,3 +265,27 @@ def test_a_panoptic_file_of_other_splits_does_not_win(tmp_path: Path) -> None:
     (tmp_path / "annotations/panoptic_train2017.json").unlink()
     with pytest.raises(DataError, match="may be read as coco-panoptic or as coco-instance"):
         find_format(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["data/tracks.parquet", "train.parquet"])
+def test_a_table_beside_a_data_set_is_none(name, tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    coco.write(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    parquet.write_table(pyarrow.table({"time": [1, 2], "image": ["a.jpg", "b.jpg"]}), tmp_path / name)
+    assert find_format(tmp_path).format.name == "coco-instance"
+    (tmp_path / name).write_bytes(b"junk")
+    assert find_format(tmp_path).format.name == "coco-instance"
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(labelme.write, "labelme"), (label_studio.write, "label-studio"), (cvat.write_datumaro, "datumaro")],
+)
+def test_files_of_another_kind_may_come_first(write, name, tmp_path):
+    write(tmp_path / "data")
+    for number in range(9):
+        for folder_name in ("", "annotations"):
+            if (tmp_path / "data" / folder_name).is_dir():
+                (tmp_path / "data" / folder_name / f"0{number}.json").write_text('{"version": 1}')
+    assert find_format(tmp_path / "data").format.name == name

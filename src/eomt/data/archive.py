@@ -4,6 +4,7 @@ How a zip or tar is laid out, and what is refused in it, is told in `volumes`.
 """
 
 import errno
+import logging
 import os
 import re
 from bisect import bisect_left
@@ -15,6 +16,8 @@ from eomt.data.volumes import MAX_BYTES, MAX_MEMBERS, FileSource, Source, Volume
 from eomt.errors import DataError
 
 __all__ = ["Archive"]
+
+log = logging.getLogger("eomt")
 
 _MAX_DEPTH = 2  # of archives in archives: COCO's panoptic maps lie in a zip in a zip
 _MAX_ARCHIVES = 64  # opened in one data set: publishers give a dozen; a folder of thousands holds something else
@@ -42,6 +45,8 @@ class Archive:
 
     Each process opens archives for itself, when it first reads from one; pickling sends only the path.
 
+    An archive that cannot be used, in a folder with files and no other archive, is passed over with a warning.
+
     Raises DataError when the path is neither a folder, a zip nor a plain tar, or when an archive is damaged,
     encrypted, hostile or too large.
     """
@@ -50,6 +55,7 @@ class Archive:
         self.path = Path(path)
         self._names: list[str] | None = None
         self._mounts: list[_Mount] | None = None
+        self._is_first = True
         if not self.path.is_dir():
             if not self.path.is_file():
                 raise DataError(f"{self.path}: no such folder or zip or tar file; check the path")
@@ -60,6 +66,7 @@ class Archive:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path, self._names, self._mounts = state["path"], None, None
+        self._is_first = False  # what is passed over was told where it was first opened
 
     def names(self, prefix: str = "") -> list[str]:
         """List the files below a folder, at any depth, sorted; an empty list when there is no such folder.
@@ -148,13 +155,33 @@ class Archive:
         if self._mounts is None:
             mounts: list[_Mount] = []
             if self.path.is_dir():
+                broken: list[DataError] = []
                 for name in _archives_in(self.path):
-                    file = self.path / name
-                    _mount(FileSource(file), str(file), name[: name.rfind("/") + 1], 1, mounts)
+                    file, before = self.path / name, len(mounts)
+                    try:
+                        _mount(FileSource(file), str(file), name[: name.rfind("/") + 1], 1, mounts)
+                    except DataError as error:
+                        if len(mounts) == _MAX_ARCHIVES:
+                            raise
+                        del mounts[before:]
+                        broken.append(error)
+                self._pass_over(broken, mounts)
             else:
                 _mount(FileSource(self.path), str(self.path), "", 0, mounts)
             self._mounts = mounts
         return self._mounts
+
+    def _pass_over(self, broken: list[DataError], mounts: "list[_Mount]") -> None:
+        """Warn of archives that cannot be used beside files on disk: they need not be of the data set.
+
+        Raises the first DataError where there are no such files, or other archives hold some of the data: then
+        this one may hold the rest, and be cut short.
+        """
+        on_disk = {name for name in _files_below(self.path) if not _LEAFLET.fullmatch(name)} if broken else set()
+        if broken and not (on_disk and all(on_disk.issuperset(mount.names()) for mount in mounts)):
+            raise broken[0]
+        for error in broken if self._is_first else ():
+            log.warning("passed over: %s", error)
 
     def _listing(self) -> list[str]:
         """List the files on disk and in all archives. Raises DataError for different files of one name."""

@@ -36,6 +36,7 @@ from eomt.data.readers.shapes import (
     ellipse,
     group_key,
     joined,
+    looked_at,
     numbers,
     parse_json,
     pasted,
@@ -339,7 +340,7 @@ def _required(fields: Mapping[str, str], name: str) -> int:
 
 def _datumaro_files(archive: Archive) -> dict[str, str]:
     """Map splits to the JSON files that may be theirs."""
-    paths = (PurePosixPath(name) for name in archive.names("annotations"))
+    paths = (PurePosixPath(name) for name in archive.names("annotations") if name.endswith(".json"))
     return {
         path.stem: str(path)
         for path in paths
@@ -355,7 +356,7 @@ def _datumaro_missing(archive: Archive) -> str | None:
     files = list(_datumaro_files(archive).values())
     if not files:
         return "annotations/SPLIT.json"
-    if any(_is_datumaro(archive.read(name)) for name in files[:3]):
+    if any(map(_is_datumaro, looked_at(archive, files))):
         return None
     return f'"categories" and "items" in {files[0]}'
 

@@ -38,6 +38,7 @@ from eomt.data.readers.shapes import (
     Drawn,
     check_size,
     joined,
+    looked_at,
     number,
     parse_json,
     require_pixels,
@@ -61,10 +62,14 @@ def _missing(archive: Archive) -> str | None:
     files = [name for name in _json_files(archive) if not PurePosixPath(name).name.startswith(COCO_FILES)]
     if not files:
         return "*.json"
-    kinds = {_kind_of(archive.read(name)) for name in files[:3]}
-    if "min" in kinds and "full" not in kinds:
+    kinds = set()
+    for content in looked_at(archive, files):
+        kinds.add(_kind_of(content))
+        if "full" in kinds:
+            return None
+    if "min" in kinds:
         return '"annotations" of each task (this is JSON-MIN: export as "JSON" instead)'
-    return None if "full" in kinds else f'tasks with "annotations" and "data" in {files[0]}'
+    return f'tasks with "annotations" and "data" in {files[0]}'
 
 
 def _json_files(archive: Archive) -> list[str]:

@@ -36,6 +36,7 @@ from eomt.data.readers.shapes import (
     group_key,
     is_speck,
     joined,
+    looked_at,
     number,
     parse_json,
     pasted,
@@ -78,10 +79,10 @@ _POINTS = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4, "pol
 
 
 def _missing(archive: Archive) -> str | None:
-    files = [name for name in _json_files(archive) if not PurePosixPath(name).name.startswith(COCO_FILES)]
+    files = [name for name in _json_files(archive) if not name.rsplit("/", 1)[-1].startswith(COCO_FILES)]
     if not files:
         return "*.json beside the images"
-    if any(_is_labelme(archive.read(name)) for name in files[:3]):
+    if any(map(_is_labelme, looked_at(archive, files))):
         return None
     return f'"shapes" and "imagePath" in {files[0]}'
 

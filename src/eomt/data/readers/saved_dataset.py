@@ -18,6 +18,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -455,12 +456,27 @@ def _left_out(shards: dict[str, _Shard], columns: _Columns) -> tuple[str, ...]:
 
 def _missing(archive: Archive) -> str | None:
     names = archive.names()
-    if any(name.endswith(".parquet") for name in names):
-        return None
+    described = archive.exists("dataset_dict.json") or archive.exists("state.json")
+    if not described and any(name.endswith(".parquet") for name in names):
+        return _missing_column(archive)
     if not any(name.endswith(".arrow") for name in names):
         return "SPLIT/*.arrow or data/SPLIT-*.parquet"
-    described = archive.exists("dataset_dict.json") or archive.exists("state.json")
     return None if described else "dataset_dict.json or state.json"
+
+
+def _missing_column(archive: Archive) -> str | None:
+    """Look for a column of images in the first file of each split: other tables may lie beside other data."""
+    first = [files[0] for files in _files(archive).values()]
+    for name in first:
+        try:
+            schema = _shard(archive, name).schema
+        except DataError:  # damaged, or pyarrow is not there: to be told when it is opened, if it is all there is
+            if len(archive.names()) == 1 or find_spec("pyarrow") is None:
+                return None
+            continue
+        if any(_is_picture(_type(schema, column)) for column in _IMAGES):
+            return None
+    return f"column of images called {' or '.join(_IMAGES)} in {first[0]}"
 
 
 FORMAT = Format(

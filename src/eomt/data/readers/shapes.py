@@ -6,13 +6,14 @@ rasterising to `masks`.
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eomt.data.archive import Archive
 from eomt.data.problems import strict
 from eomt.errors import DataError
 from eomt.masks import (
@@ -37,6 +38,7 @@ __all__ = [
     "has_pixels",
     "is_speck",
     "joined",
+    "looked_at",
     "number",
     "numbers",
     "parse_json",
@@ -52,6 +54,8 @@ COCO_FILES = ("instances_", "panoptic_", "stuff_", "captions_", "person_keypoint
 """How COCO's JSON files begin: very large ones, not worth a look for the files of another tool."""
 _MARGIN = 0.1
 """How far a coordinate may lie outside of an image, as a share of its side, where faults are collected."""
+_LOOKED_AT = 100  # files, to tell what kind they are, and ...
+_MAX_LOOKED_AT = 64 << 20  # ... the bytes after which no further one is read
 _SPECK = 40  # numbers: a polygon of more corners has pixels
 _CORNERS = 180  # of the polygon that stands for an ellipse: off by less than a pixel up to a radius of 6000
 
@@ -174,6 +178,17 @@ def parse_json(content: bytes, where: str) -> Any:
         return json.loads(content.decode("utf-8-sig"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON ({error}); export or save it again") from error
+
+
+def looked_at(archive: Archive, names: Sequence[str]) -> Iterator[bytes]:
+    """Read some files, from the first to the last and not too many bytes, to tell what kind they are."""
+    total = 0
+    for name in names[:: -(-len(names) // _LOOKED_AT) or 1]:
+        content = archive.read(name)
+        yield content
+        total += len(content)
+        if total > _MAX_LOOKED_AT:
+            return
 
 
 def number(value: object, field: str) -> float:
