@@ -163,7 +163,7 @@ def test_images_without_a_map_are_refused(root: Path):
         ("instanceIds", np.full((24, 32), 34, np.uint16), "at x 0, y 0: value 34 has label id 34"),
         ("instanceIds", np.full((24, 32), 34001, np.uint16), "value 34001 has label id 34"),
         ("instanceIds", np.full((24, 9), 7, np.uint16), "the id map is 9 x 24, its image upright 32 x 24"),
-        ("instanceIds", np.zeros((24, 32, 3), np.uint8), "mode RGB"),
+        ("instanceIds", np.full((24, 32, 3), (1, 2, 3), np.uint8), "mode RGB"),
         ("labelIds", np.full((24, 32), 255, np.uint8), "value 255 has label id 255"),
         ("labelTrainIds", np.full((24, 32), 19, np.uint8), "train id 19 is none of Cityscapes'"),
     ],
