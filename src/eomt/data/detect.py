@@ -187,11 +187,14 @@ def _missing(archive: Archive) -> dict[Format, str | None]:
 def _recognised(archive: Archive, missing: dict[Format, str | None]) -> list[Format]:
     """List the layouts of which nothing is missing, without those that a richer one has the usual splits of."""
     found = [each for each, reason in missing.items() if reason is None]
-    usual = {each: {word for name in each.splits(archive) for word in _words(name)} & {*SPLITS} for each in found}
+
+    def usual(each: Format) -> set[str]:
+        return {word for name in each.splits(archive) for word in _words(name)} & {*SPLITS}
+
     return [
         each
         for each in found
-        if not any((other.name, each.name) in RICHER and usual[each] <= usual[other] for other in found)
+        if not any((other.name, each.name) in RICHER and usual(each) <= usual(other) for other in found)
     ]
 
 
