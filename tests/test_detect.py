@@ -175,26 +175,27 @@ def label_studio_min(root: Path) -> None:
 
 
 DECOYS = (
-    photos,
-    boxes,
-    masks_without_images,
-    images_without_masks,
-    coco_results,
-    keypoints,
-    panoptic_without_pngs,
-    empty,
-    code,
-    voc_boxes,
-    label_studio_min,
+    (photos, "it holds 2 pictures and no annotations"),
+    (boxes, "are boxes: 2 of them in 2 files, and no polygon"),
+    (masks_without_images, "folder           no images"),
+    (images_without_masks, "lacks first:\nfolder           no masks/SPLIT/*.png"),
+    (coco_results, "coco-instance    no annotations/instances_SPLIT.json or another COCO file with masks"),
+    (keypoints, "coco-instance    no annotations/instances_SPLIT.json or another COCO file with masks"),
+    (panoptic_without_pngs, "lacks first:\ncoco-panoptic    no annotations/panoptic_train2017/*.png"),
+    (empty, "it is empty"),
+    (code, "no data set in a layout that is known"),
+    (voc_boxes, "voc              no "),
+    (label_studio_min, 'label-studio     no tasks with "annotations"'),
 )
 
 
-@pytest.mark.parametrize("write", DECOYS)
-def test_decoys_are_refused_with_what_they_lack(write, tmp_path):
+@pytest.mark.parametrize(("write", "words"), DECOYS)
+def test_decoys_are_refused_with_what_they_lack(write, words, tmp_path):
     write(tmp_path / "decoy")
     with pytest.raises(DataError) as error:
         open_data(tmp_path / "decoy", "train")  # some are seen through only where labels are read
     assert str(tmp_path / "decoy") in str(error.value)
+    assert words in str(error.value)
 
 
 def test_no_layout_lists_what_each_lacks(tmp_path: Path) -> None:

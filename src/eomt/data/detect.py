@@ -2,6 +2,7 @@
 
 import logging
 import re
+import tempfile
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -148,12 +149,21 @@ def find_format(root: str | Path, format: str | None = None) -> Found:
             f"{archive.path}: it may be read as {' or as '.join(names)}; say which: --format {names[0]} (format=)"
         )
     width = max(len(each.name) for each in FORMATS)
-    listed = "\n".join(f"{each.name:<{width}}  no {reason}" for each, reason in missing.items())
+    nearest = _lacking_later(missing)
+    ordered = sorted(missing.items(), key=lambda row: row[0] not in nearest)
+    listed = "\n".join(f"{each.name:<{width}}  no {reason}" for each, reason in ordered)
     raise DataError(
         f"{archive.path}: no data set in a layout that is known{_what_is_there(archive)}. What each of them lacks "
         f"first:\n{listed}\n"
         "docs/data.md describes them; --format NAME (format=) says more about one."
     )
+
+
+def _lacking_later(missing: dict[Format, str | None]) -> list[Format]:
+    """List the layouts of which the beginning is there: they lack another thing first than in an empty folder."""
+    with tempfile.TemporaryDirectory() as empty:
+        nothing = _missing(Archive(empty))
+    return [each for each, reason in missing.items() if reason != nothing[each]]
 
 
 def _what_is_there(archive: Archive) -> str:
