@@ -69,10 +69,19 @@ def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than processors
 def test_workers_and_repeats_give_the_same_bits(whole: Path, shapes: Path, tmp_path: Path) -> None:
-    for workers in (0, 2):
+    for workers in (0, 2, 4):
         train(recipe(shapes, workers), tmp_path / str(workers))
         assert_same_run(whole, tmp_path / str(workers))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than processors
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_every_task_gives_the_same_bits_with_any_workers(shapes: Path, tmp_path: Path, task) -> None:
+    for workers in (0, 2, 4):
+        train(replace(recipe(shapes, workers), task=task, steps=3), tmp_path / str(workers))
+        assert_same_run(tmp_path / "0", tmp_path / str(workers))
 
 
 @pytest.mark.parametrize(("after", "workers"), [(1, 0), (2, 0), (3, 2), (5, 0)])
