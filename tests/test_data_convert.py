@@ -1,6 +1,7 @@
 """What is written in another layout is read again to the bit, where that one can hold it; the rest is said."""
 
 import base64
+import csv
 import io
 import json
 import os
@@ -603,3 +604,27 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "1 images" in captured.out
     assert main([*asked[:3], str(tmp_path / "x"), "--to", "yolo", "--polygons"]) == 2
     assert main(["data", "convert", str(tmp_path / "nothing"), str(tmp_path / "x"), "--to", "coco"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("table", "kept", "unclear"),
+    [
+        ("image_id,split,site\nf0,train,A\nf0,val,B\n", {("train", "f0"): "A", ("val", "f0"): "B"}, 0),
+        ("image_id,site\nf0,A\nf0,B\nf1,C\n", {("", "f1"): "C"}, 2),
+    ],
+)
+def test_rows_of_images_that_share_a_name(tmp_path: Path, table, kept, unclear) -> None:
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / "source" / kind / split).mkdir(parents=True)
+        for name in ("f0", "f1") if split == "train" else ("f0",):
+            Image.new("RGB", (8, 8), "red" if split == "val" else "blue").save(
+                tmp_path / f"source/images/{split}/{name}.png"
+            )
+            Image.fromarray(np.ones((8, 8), np.uint16)).save(tmp_path / f"source/masks/{split}/{name}.png")
+    (tmp_path / "source" / "images.csv").write_text(table)
+    report = convert(all_of(read(tmp_path / "source")), "masks", tmp_path / "out")
+    with (tmp_path / "out" / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row.get("split", ""), row["image_id"]): row["site"] for row in rows} == kept
+    assert report.lost.get("rows of images.csv whose image is not clear", 0) == unclear

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from eomt.categories import Category
+from eomt.data.archive import Archive
 from eomt.data.classes import Changed, change_classes, read_changes
 from eomt.data.detect import Found, find_format
 from eomt.data.images import IMAGE_SUFFIXES
@@ -104,6 +105,10 @@ Plan = Mapping[str, Sequence[Chosen]]
 """The images of each split that is to be written."""
 
 
+Became = dict[tuple[str, str], tuple[str, str]]
+"""What the split and the name of an image have become."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What was written, and what was not."""
@@ -177,19 +182,23 @@ def convert(
         most = _most_objects(plan, categories, tick) if counts_first else {}
         writer = _writer(target, root, categories, polygons, most)
         before = 0
+        became: Became = {}
         for name, chosen in plan.items():
             read, written, taken = Counter[str](), Counter[str](), set[str]()
             with writer.split(splits[name]) as add:
                 for each, number in zip(chosen, _numbers(chosen, before), strict=True):
                     data, segments = each.view.split.image_bytes(each.place), _segments(each, categories)
                     picture = Picture(_file_name(each, data, taken, lost), data, number)
+                    item = each.view.split.items[each.place]
+                    stem = str(PurePosixPath(picture.file_name).with_suffix(""))
+                    became[each.view.name, item.image_id] = splits[name], stem
                     read.update(_counts(segments))
                     written.update(_counts(add(picture, segments)))
                     tick()
             before += len(chosen)
             report.read[name], report.written[splits[name]] = read, written
         writer.close()
-        _write_table(root, plan, splits)
+        lost["rows of images.csv whose image is not clear"] = _write_table(root, opened[0].split.archive, became)
         _check(root, report)
     if not isinstance(writer, CocoWriter | CocoPanopticWriter):
         lost["ids of images in COCO's files"] = sum(
@@ -342,35 +351,44 @@ def _number_is_lost(chosen: Chosen) -> bool:
     return item.number not in (None, _digits(item))
 
 
-def _write_table(root: Path, plan: Plan, splits: Mapping[str, str]) -> None:
-    """Keep the rows of `images.csv` that tell of images that are written, with their splits of now.
+def _write_table(root: Path, archive: Archive, became: Became) -> int:
+    """Keep the rows of `images.csv` that tell of images that are written, with their splits and names of now.
 
-    Raises DataError for a table that cannot be read.
+    Where images of several splits share a name, a column `split` tells them apart; rows of which it does not are
+    left out, and counted. Raises DataError for a table that cannot be read.
     """
-    archive = next(iter(plan.values()))[0].view.split.archive
     if not archive.exists(_TABLE):
-        return
-    new = {
-        each.view.split.items[each.place].image_id: splits[name]
-        for name, chosen in plan.items()
-        for each in chosen
-    }
+        return 0
     try:
         rows = list(csv.reader(io.StringIO(archive.read(_TABLE).decode("utf-8-sig"), newline="")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{archive.where(_TABLE)}: is no CSV file in UTF-8 ({error}); export it again") from error
     header = rows[0] if rows else []
     if "image_id" not in header:
-        return
+        return 0
     place, split = header.index("image_id"), header.index("split") if "split" in header else None
+    told = Counter(row[place] for row in rows[1:] if len(row) > place)
+    known: dict[str, list[tuple[str, str]]] = {}
+    for key in became:
+        known.setdefault(key[1], []).append(key)
+    unclear = 0
     with (root / _TABLE).open("x", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         for row in rows[1:]:
-            if len(row) > place and row[place] in new:
+            image_id = row[place] if len(row) > place else ""
+            source = row[split] if split is not None and split < len(row) else ""
+            keys = [key for key in known.get(image_id, ()) if key[0] == source]
+            if not keys and told[image_id] == 1:
+                keys = known.get(image_id, [])
+            if len(keys) == 1:
+                new_split, row[place] = became[keys[0]]
                 if split is not None and split < len(row):
-                    row[split] = new[row[place]]
+                    row[split] = new_split
                 writer.writerow(row)
+            else:
+                unclear += image_id in known
+    return unclear
 
 
 def _ticker(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
