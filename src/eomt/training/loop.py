@@ -97,6 +97,8 @@ class Run:
     """As accelerate prepared it."""
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
+    images: int
+    """To train on: a run goes on with as many only."""
     segmenter: Segmenter
     """With the model that is judged and saved: the average, where there is one."""
     val_data: Dataset
@@ -157,7 +159,18 @@ def train(
         Stop() as stop,
     ):
         run = Run(
-            recipe, folder, accelerator, model, optimizer, average, segmenter, val_data, progress, track, stop
+            recipe,
+            folder,
+            accelerator,
+            model,
+            optimizer,
+            average,
+            len(train_data),
+            segmenter,
+            val_data,
+            progress,
+            track,
+            stop,
         )
         if resume:
             track.go_on_from(progress.step, progress.judged)
@@ -169,9 +182,9 @@ def train(
                     init_from,
                 )
             announce(recipe, info, accelerator, bare, train_data, val_data, progress.steps, frozen)
-            save_state(run, len(train_data))
+            save_state(run)
         try:
-            fit(run, batches, len(train_data))
+            fit(run, batches)
         except Stopped:
             segmenter.save(folder / "last")
             log.info("stopped after step %d; go on with: eomt train --resume %s", progress.step, folder)
@@ -180,7 +193,7 @@ def train(
     return TrainResult(Segmenter.from_pretrained(folder / "best", str(accelerator.device)), progress.best, folder)
 
 
-def fit(run: Run, batches: Iterator[Batch], images: int) -> None:
+def fit(run: Run, batches: Iterator[Batch]) -> None:
     """Run all steps that are left, or until the figure has not risen for long enough."""
     progress, saved = run.progress, time.monotonic()
     run.model.train()
@@ -188,7 +201,7 @@ def fit(run: Run, batches: Iterator[Batch], images: int) -> None:
         while True:
             if progress.is_due:
                 judge(run)
-                save_state(run, images)
+                save_state(run)
                 saved = time.monotonic()
             if progress.step >= progress.steps or out_of_patience(run):
                 break
@@ -197,10 +210,10 @@ def fit(run: Run, batches: Iterator[Batch], images: int) -> None:
             run.track.step(progress.step, progress.epoch, values)
             run.stop.check()
             if time.monotonic() - saved > SECONDS_BETWEEN_STATES:
-                save_state(run, images)
+                save_state(run)
                 saved = time.monotonic()
     except Stopped:
-        save_state(run, images)
+        save_state(run)
         raise
     figure = TASKS[run.segmenter.task].figure
     log.info("best %s %.4f: %s", figure, progress.best[figure], run.folder / "best")
@@ -243,7 +256,7 @@ def out_of_patience(run: Run) -> bool:
     return True
 
 
-def save_state(run: Run, images: int) -> None:
+def save_state(run: Run) -> None:
     """Save all that the steps to come depend on."""
     if run.accelerator.is_main_process:
         model = run.accelerator.unwrap_model(run.model)
@@ -252,7 +265,7 @@ def save_state(run: Run, images: int) -> None:
             "judged": run.progress.judged,
             "waiting": run.progress.waiting,
             "best": run.progress.best,
-            "images": images,
+            "images": run.images,
             "classes": [category.name for category in run.segmenter.categories],
         }
         state.save(run.folder, run.progress.step, state.pack(model, run.optimizer, run.average), values)
