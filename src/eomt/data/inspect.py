@@ -22,7 +22,7 @@ from eomt.categories import Category
 from eomt.config import TaskName, choose_task
 from eomt.data.archive import Archive
 from eomt.data.figures import Measured
-from eomt.errors import DataError, EomtError, ResourceError
+from eomt.errors import DataError, EomtError
 from eomt.files import write_aside
 from eomt.masks import IdMap
 
@@ -36,9 +36,6 @@ __all__ = ["Inspection", "cache_folder", "examples", "inspect_data"]
 log = logging.getLogger("eomt")
 
 _FORM = 1  # of what is written into the cache: another number for another form
-_CHUNK = 16  # images that a process measures before it answers
-_FEW = 200  # images for which processes are not worth their start
-_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,8 +244,10 @@ def _row(segments: "Segments") -> _Row:
 
 def _measure_split(split: "Split", seen: Any, workers: int | None, tick: Callable[[int], None]) -> Measured:
     """Measure a split as it is seen through the class map."""
+    from eomt.data.pool import in_order
+
     rows: list[_Row | EomtError] = []
-    for chunk in _chunks(seen, workers):
+    for chunk in in_order(_Rows(seen), "annotations", workers):
         rows += chunk
         tick(len(chunk))
     good = [(index, row) for index, row in enumerate(rows) if isinstance(row, _Row)]
@@ -277,31 +276,6 @@ def _measure_split(split: "Split", seen: Any, workers: int | None, tick: Callabl
 
 def _joined(parts: list[NDArray[Any]], kind: Any) -> NDArray[Any]:
     return np.concatenate([np.empty(0, kind), *parts]).astype(kind, copy=False)
-
-
-def _chunks(dataset: Any, workers: int | None) -> Iterator[list[_Row | EomtError]]:
-    """Measure all images, in order, by processes or without. Raises ResourceError when a process dies."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    processors = len(os.sched_getaffinity(0))
-    if workers is None:
-        workers = min(_MOST_WORKERS, processors) if len(dataset) > _FEW and processors > 1 else 0
-    loader: Any = DataLoader(
-        _Rows(dataset),  # type: ignore[arg-type]
-        batch_size=_CHUNK,
-        num_workers=min(workers, processors),  # more gain nothing
-        collate_fn=list,
-        generator=torch.Generator(),  # its seed is not wanted, and the user's chance left alone
-    )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader"):
-            raise
-        raise ResourceError(
-            f"a process that reads annotations ended ({error}); often memory is short: use fewer (--workers), or 0"
-        ) from error
 
 
 class _Note(NamedTuple):

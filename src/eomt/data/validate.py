@@ -4,23 +4,21 @@ Nothing is written. A *problem* makes a data set unfit, or its figures wrong; a 
 meant so. What a file must look like is the readers' business: here they are strict (see `problems`).
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from torch.utils.data import DataLoader
+from typing import Literal, NamedTuple
 
 from eomt.data.archive import Archive
 from eomt.data.detect import Found, find_format
 from eomt.data.images import IMAGE_SUFFIXES, read_image
+from eomt.data.pool import in_order
 from eomt.data.problems import collecting
 from eomt.data.reader import Split
-from eomt.errors import DataError, ResourceError
+from eomt.errors import DataError
 from eomt.types import ANY_CLASS, Segments
 
 __all__ = ["Kind", "Problem", "Report", "SplitCounts", "validate"]
@@ -29,10 +27,6 @@ Kind = Literal["layout", "entries", "images", "segments", "same image", "classes
 """What a problem is of: the data set as a whole; lists and annotation files, and files that are absent or of no
 use; pictures that cannot be read; masks and shapes; images that are there twice; classes; what reading passes
 over."""
-
-_FEW = 200
-"""So many images are read sooner than processes start."""
-_MOST_WORKERS = 8
 
 
 class Problem(NamedTuple):
@@ -104,7 +98,7 @@ def validate(
     for name, split in opened.items():
         done = sum(map(len, results.values()))
         results[name] = []
-        for read in _read_all(split, _workers(workers, total)):
+        for read in chain.from_iterable(in_order(_Checks(split), "images", workers, total)):
             results[name].append(read)
             if progress:
                 progress(done + len(results[name]), total)
@@ -225,35 +219,6 @@ def _wrong(segments: Segments, classes: int) -> Iterator[str]:
             yield f"segment {index}: label {label}, but there are {classes} classes"
         if not area:
             yield f"segment {index}: its mask has no pixels; draw it again, or remove it"
-
-
-def _workers(wanted: int | None, images: int) -> int:
-    if wanted is not None:
-        return wanted
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors, _MOST_WORKERS) if images > _FEW and processors > 1 else 0
-
-
-def _read_all(split: Split, workers: int) -> Iterator[_Read]:
-    """Read every image, in order; few are under way at a time."""
-    loader: DataLoader[Any] = DataLoader(
-        _Checks(split),  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-    )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader"):
-            raise
-        raise ResourceError(
-            f"a process that reads images ended ({error}); often memory is short: use fewer processes (--workers)"
-        ) from error
-
-
-def _as_it_is(read: Any) -> Any:
-    return read
 
 
 def _of_samples(name: str, split: Split, reads: Iterable[_Read], root: Path) -> Iterator[Problem]:
