@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eomt.cli.console import log_lines, note, print_json, progress
+from eomt.cli.console import note, print_json, progress
 from eomt.cli.data_convert import (
     ClassMap,
     Destination,
@@ -15,7 +15,7 @@ from eomt.cli.data_convert import (
     check_new,
     print_report,
 )
-from eomt.cli.data_split import ClosestLayout, closest, print_classes
+from eomt.cli.data_split import ClosestLayout, closest, look, print_classes
 from eomt.cli.options import Switch, parse
 
 __all__ = ["run"]
@@ -62,16 +62,11 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(SampleArguments, arguments, "eomt data sample", DESCRIPTION)
     check_new(options.destination)
 
-    from eomt.data.convert import convert, views
-    from eomt.data.detect import find_format
-    from eomt.data.subsets import by_class, sample, survey
+    from eomt.data.convert import convert
+    from eomt.data.subsets import by_class, sample
 
     start = time.perf_counter()
-    with log_lines():
-        found = find_format(options.source, options.format)
-        opened = views(found, options.splits, options.class_map)
-    with progress("look") as show:
-        seen = survey(opened, show)
+    found, _, seen = look(options)
     plan = sample(seen, options.images, options.seed)
     with progress("sample") as show:
         report = convert(plan, options.to or closest(found, seen), options.destination, progress=show)

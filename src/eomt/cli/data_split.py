@@ -22,11 +22,12 @@ from eomt.cli.data_convert import (
 from eomt.cli.options import Switch, parse
 
 if TYPE_CHECKING:
-    from eomt.data.convert import Target
+    from eomt.cli.data_sample import SampleArguments
+    from eomt.data.convert import Target, View
     from eomt.data.detect import Found
     from eomt.data.subsets import Survey
 
-__all__ = ["ClosestLayout", "closest", "print_classes", "run"]
+__all__ = ["ClosestLayout", "closest", "look", "print_classes", "run"]
 
 Share = Annotated[float, tyro.conf.arg(metavar="0..1")]
 ClosestLayout = Annotated[
@@ -82,16 +83,11 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(SplitArguments, arguments, "eomt data split", DESCRIPTION)
     check_new(options.destination)
 
-    from eomt.data.convert import convert, views
-    from eomt.data.detect import find_format
-    from eomt.data.subsets import by_class, split, survey
+    from eomt.data.convert import convert
+    from eomt.data.subsets import by_class, split
 
     start = time.perf_counter()
-    with log_lines():
-        found = find_format(options.source, options.format)
-        opened = views(found, options.splits, options.class_map)
-    with progress("look") as show:
-        seen = survey(opened, show)
+    found, opened, seen = look(options)
     shares = {"val": options.val} | ({"test": options.test} if options.test else {})
     plan = split(seen, shares, options.seed)
     with progress("split") as show:
@@ -115,6 +111,20 @@ def run(arguments: Sequence[str]) -> int:
         if absent and len(absent) < len(images):
             note(f"class {name}: in no image of {', '.join(absent)} ({sum(images.values())} show it in all)")
     return 0
+
+
+def look(options: "SplitArguments | SampleArguments") -> "tuple[Found, Mapping[str, View], Survey]":
+    """Recognise the source, open its splits and look at all segments, as the options say."""
+    from eomt.data.convert import views
+    from eomt.data.detect import find_format
+    from eomt.data.subsets import survey
+
+    with log_lines():
+        found = find_format(options.source, options.format)
+        opened = views(found, options.splits, options.class_map)
+    with progress("look") as show:
+        seen = survey(opened, show)
+    return found, opened, seen
 
 
 def closest(found: "Found", seen: "Survey") -> "Target":
