@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
     absent = [name for name, images in classes.items() if name in everywhere and not any(images.values())]
     if options.json:
         about = {"source": str(options.source), "format": found.format.name, "seed": options.seed}
-        counts = {"classes": classes, "classes_not_shown": absent}
+        counts = {"repeated": seen.repeated, "classes": classes, "classes_not_shown": absent}
         seconds = time.perf_counter() - start
         print_json({**about, "seconds": seconds, **as_json(report, options.destination), **counts})
         return 0

@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
     classes = by_class(plan, seen)
     if options.json:
         about = {"source": str(options.source), "format": found.format.name, "seed": options.seed}
-        counts = {"duplicates": seen.duplicates, "classes": classes}
+        counts = {"repeated": seen.repeated, "duplicates": seen.duplicates, "classes": classes}
         seconds = time.perf_counter() - start
         print_json({**about, "seconds": seconds, **as_json(report, options.destination), **counts})
         return 0
@@ -124,6 +124,8 @@ def look(options: "SplitArguments | SampleArguments") -> "tuple[Found, Mapping[s
         opened = views(found, options.splits, options.class_map)
     with progress("look") as show:
         seen = survey(opened, show)
+    if seen.repeated:
+        note(f"{seen.repeated} images are in several splits, with the same segments: taken once")
     return found, opened, seen
 
 

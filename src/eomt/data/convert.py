@@ -27,6 +27,7 @@ from eomt.data.classes import Changed, change_classes, read_changes
 from eomt.data.detect import Found, find_format
 from eomt.data.images import IMAGE_SUFFIXES
 from eomt.data.reader import Item, Split
+from eomt.data.unions import unions
 from eomt.data.writers import (
     YOLO_SPLITS,
     CocoPanopticWriter,
@@ -125,28 +126,18 @@ class Report:
 
 
 def views(found: Found, names: Iterable[str] = (), class_map: str | Path | None = None) -> dict[str, View]:
-    """Open splits of a data set; if none is named, all but those of images that others have (VOC's trainval).
+    """Open splits of a data set; if none is named, all but unions of others (VOC's trainval), which it says.
 
     Raises DataError.
     """
     known = tuple(dict.fromkeys(found.name_of(name) or name for name in names))
     opened = {name: found.open(name) for name in known or found.splits}
-    if not known:
-        opened = _without_unions(opened)
+    for name in () if known else unions(opened):
+        log.warning("split %s: left out, as it is other splits together (--splits %s takes it)", name, name)
+        del opened[name]
     changes = None if class_map is None else read_changes(class_map)
     seen = {name: split if changes is None else change_classes(split, changes) for name, split in opened.items()}
     return {name: View(name, split, seen[name]) for name, split in opened.items() if len(split)}
-
-
-def _without_unions(opened: Mapping[str, Split]) -> dict[str, Split]:
-    """Leave out splits all of whose images are in other splits, the largest first."""
-    files = {name: {item[:2] for item in split.items} for name, split in opened.items()}
-    for name in sorted(files, key=lambda name: -len(files[name])):
-        others = set().union(*(each for other, each in files.items() if other != name))
-        if files[name] and files[name] <= others:
-            log.warning("split %s: left out, as its images are in other splits (--splits %s takes it)", name, name)
-            del files[name]
-    return {name: opened[name] for name in opened if name in files}
 
 
 def all_of(views: Mapping[str, View]) -> dict[str, list[Chosen]]:

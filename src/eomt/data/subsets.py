@@ -7,12 +7,13 @@ was chosen is left to `convert`.
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from eomt.categories import Category
 from eomt.data.convert import Chosen, Target, View
+from eomt.data.unions import identities
 from eomt.errors import ConfigError, DataError
 from eomt.masks import IdMap
 from eomt.types import ANY_CLASS
@@ -40,6 +41,8 @@ class Survey:
     """The names of the classes that each image shows."""
     groups: tuple[Group, ...]
     """Images with equal files together, in order of the first."""
+    repeated: int
+    """Images that are in several splits and taken once, as their segments are the same there."""
     closest: Target
     """The layout that holds all of it, and looks most like it."""
 
@@ -50,9 +53,16 @@ class Survey:
 
 
 def survey(views: Mapping[str, View], progress: Callable[[int, int], None] | None = None) -> Survey:
-    """Look at every image, its file and its segments, once. Raises DataError."""
-    listed = (Chosen(view, place) for view in views.values() for place in range(len(view.split)))
-    images = tuple({chosen.view.split.items[chosen.place][:2]: chosen for chosen in listed}.values())
+    """Look at every image, its file and its segments. Raises DataError.
+
+    One that several splits have is taken from the first, if its segments are the same there; else from each.
+    """
+    known = identities({name: view.split for name, view in views.items()})
+    first: dict[Hashable, Chosen] = {}
+    for name, view in views.items():
+        for place, identity in enumerate(known[name]):
+            first.setdefault(identity, Chosen(view, place))
+    images = tuple(first.values())
     if not images:
         raise DataError("no images; is the right split named?")
     shown: list[frozenset[str]] = []
@@ -70,7 +80,10 @@ def survey(views: Mapping[str, View], progress: Callable[[int, int], None] | Non
         Group(tuple(members), frozenset().union(*(shown[member] for member in members)))
         for members in equal.values()
     )
-    return Survey(images, tuple(shown), groups, "coco" if overlap else "coco-panoptic" if crowds else "masks")
+    repeated = sum(map(len, known.values())) - len(images)
+    return Survey(
+        images, tuple(shown), groups, repeated, "coco" if overlap else "coco-panoptic" if crowds else "masks"
+    )
 
 
 def split(found: Survey, shares: Mapping[str, float], seed: int = 0) -> dict[str, list[Chosen]]:
