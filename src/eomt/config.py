@@ -182,6 +182,12 @@ class OptimConfig:
     only the final layer is supervised too (the paper's ablations)."""
     freeze: Literal["nothing", "early_blocks", "backbone"] = "nothing"
     """Leave the blocks before the joint ones, or the whole backbone, as they are: less memory and time."""
+    lora: int | None = None
+    """Rank of adapters (LoRA) that are trained instead of the backbone's matrices, such as 8; its norms are, too.
+    With `freeze` early_blocks only the joint blocks have them. They are merged into the models that are saved.
+    Needs the package peft: pip install 'eomt[lora]'."""
+    lora_layers: Literal["attention", "attention_and_mlp"] = "attention"
+    """The matrices of each block that have adapters."""
     ema: float | None = None
     """Judge and save a moving average of the weights with this decay, such as 0.999; None: the weights."""
     anneal_first_in_warmup: bool = False

@@ -28,7 +28,7 @@ from eomt.inference.segmenter import Segmenter
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
 from eomt.training import state
-from eomt.training.adapt import averaged, freeze
+from eomt.training.adapt import adapt, averaged, merged
 from eomt.training.loss import amounts, segmentation_loss
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
 from eomt.training.setup import announce, build, build_accelerator, check, choose_data, open_run, settled
@@ -139,7 +139,7 @@ def train(
         recipe = replace(recipe, model=replace(recipe.model, weights="none"))  # they are in the state
     bare, info = build(recipe, train_data, init_from)
     recipe = settled(recipe, info)
-    frozen = freeze(bare, recipe.optim)
+    adapt(bare, recipe.optim)
     average = None if recipe.optim.ema is None else averaged(bare, recipe.optim.ema).to(accelerator.device)
     model, optimizer = accelerator.prepare(bare, build_optimizer(bare, recipe.optim))
     epoch = steps_per_epoch(len(train_data), recipe.data.batch_size)
@@ -181,12 +181,12 @@ def train(
                     "starting from %s: its backbone, queries and joint blocks; view and patches are the recipe's",
                     init_from,
                 )
-            announce(recipe, info, accelerator, bare, train_data, val_data, progress.steps, frozen)
+            announce(recipe, info, accelerator, bare, train_data, val_data, progress.steps)
             save_state(run)
         try:
             fit(run, batches)
         except Stopped:
-            segmenter.save(folder / "last")
+            usable(segmenter).save(folder / "last")
             log.info("stopped after step %d; go on with: eomt train --resume %s", progress.step, folder)
             raise
     accelerator.wait_for_everyone()
@@ -223,11 +223,12 @@ def judge(run: Run) -> None:
     """Evaluate, record, and save what is to be used: the last model, and the best."""
     progress, task = run.progress, run.segmenter.task
     run.model.eval()
+    segmenter = usable(run.segmenter)
     if run.accelerator.is_main_process:
-        run.segmenter.save(run.folder / "last")
+        segmenter.save(run.folder / "last")
     share = run.accelerator.process_index, run.accelerator.num_processes
     result = evaluate(
-        run.segmenter,
+        segmenter,
         run.val_data,
         [task],
         precision=run.recipe.precision,
@@ -244,7 +245,12 @@ def judge(run: Run) -> None:
     if is_best:
         progress.best = result.figures
         if run.accelerator.is_main_process:
-            run.segmenter.save(run.folder / "best")
+            segmenter.save(run.folder / "best")
+
+
+def usable(segmenter: Segmenter) -> Segmenter:
+    """Give what is judged and saved: a model with plain weights, into which adapters are merged."""
+    return Segmenter(merged(segmenter.model), segmenter.info, segmenter.device)
 
 
 def out_of_patience(run: Run) -> bool:

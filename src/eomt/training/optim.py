@@ -128,9 +128,10 @@ def layer_scale(name: str, num_blocks: int, config: OptimConfig) -> tuple[Stage,
 
     Each block's factor is `layer_decay` times that of the block after it, and `backbone_lr_factor` acts on all.
     What comes before the blocks (patches, positions, class and register tokens) goes with the first block; the
-    final norm, which new heads read, has 1, and so have the last `undecayed_blocks`.
+    final norm, which new heads read, has 1, and so have the last `undecayed_blocks`. Adapters are new parameters,
+    wherever they are: they begin at zero, so that there is nothing to be careful with.
     """
-    if not re.search(r"(^|\.)backbone\.", name):
+    if not re.search(r"(^|\.)backbone\.", name) or ".lora_" in name:
         return "new", 1.0
     if re.search(r"(^|\.)backbone\.(\w+\.)?(fc_)?norm\.", name):
         return "backbone", 1.0

@@ -6,13 +6,14 @@ Settings are checked, data opened, the task chosen, the model made, the device t
 import json
 import logging
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from eomt.config import DataConfig, Recipe, checked_thresholds, choose_task, to_json
+from eomt.config import DataConfig, OptimConfig, Recipe, checked_thresholds, choose_task, to_json
 from eomt.data.detect import changed, find_format
 from eomt.data.loader import cut_validation, steps_per_epoch
 from eomt.devices import choose_device, choose_precision
@@ -62,12 +63,28 @@ def check(recipe: Recipe, folder: Path, resume: bool = False) -> None:
             "optim.masked_attention never, but model.masked_inference: a model that is trained without masked "
             "attention predicts without it; drop --model.masked-inference"
         )
+    check_adapters(recipe.optim)
     if recipe.optim.ema is not None and not 0 < recipe.optim.ema < 1:
         raise ConfigError(f"optim.ema {recipe.optim.ema}: a decay between 0 and 1, such as 0.999")
     if recipe.patience is not None and recipe.patience < 1:
         raise ConfigError(f"patience {recipe.patience}: at least 1 evaluation")
     if not recipe.optim.lr > 0:
         raise ConfigError(f"optim.lr {recipe.optim.lr}: more than 0")
+
+
+def check_adapters(config: OptimConfig) -> None:
+    """Refuse adapters that cannot be, or that the package which makes them is not there for."""
+    if config.lora is None:
+        return
+    if config.lora < 1:
+        raise ConfigError(f"optim.lora {config.lora}: a rank of at least 1, such as 8")
+    if config.freeze == "backbone":
+        raise ConfigError(
+            "optim.lora trains adapters in the backbone, which optim.freeze backbone leaves as it is: "
+            "drop one of them"
+        )
+    if find_spec("peft") is None:
+        raise ConfigError("optim.lora needs the package peft: pip install 'eomt[lora]'")
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
@@ -203,19 +220,19 @@ def announce(
     train_data: Dataset,
     val_data: Dataset,
     steps: int,
-    frozen: int,
 ) -> None:
     """Say what is about to happen, before it costs anything."""
     if not accelerator.is_main_process:
         return
     things = sum(category.is_thing for category in info.categories)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     height, width = info.model.image_size
     log.info(
         "model %s, %.1f M parameters%s, %d queries in %d joint blocks, view %dx%d, %s on %s",
         info.model.backbone,
         parameters / 1e6,
-        f" ({frozen / 1e6:.1f} M frozen)" if frozen else "",
+        f", {trained / 1e6:.1f} M of them trained" if trained < parameters else "",
         info.model.num_queries,
         info.model.num_joint_blocks,
         height,
