@@ -22,9 +22,10 @@ from eomt.categories import Category
 from eomt.cli import main
 from eomt.cli.console import print_json, printable, progress, report
 from eomt.cli.evaluate import FIGURES, EvalArguments, read_groups
-from eomt.cli.options import known_options, nearest, override_thresholds
+from eomt.cli.options import known_options, override_thresholds
 from eomt.cli.predict import PredictArguments, find_images
 from eomt.cli.train import TrainArguments
+from eomt.cli.usage import nearest
 from eomt.config import Recipe, Thresholds
 from eomt.errors import CheckError, ConfigError, DataError, ModelError, NonFiniteError, ResourceError
 from eomt.masks import IdMap, RleMasks
@@ -162,20 +163,66 @@ def test_mistakes_of_usage(arguments, words, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["predict", "a.png", "--task", "panoptc"], ["panoptc", "semantic", "instance", "panoptic"]),
-        (["eval", "--data", "x", "--precision", "fp16"], ["fp16", "auto", "fp32", "bf16"]),
-        (["eval"], ["--data"]),
-        (["train", "--data", "x", "--out", "y", "--steps", "many"], ["--steps", "many"]),
-        (["train", "--data", "x", "--out", "y", "--task", "all"], ["semantic", "instance", "panoptic"]),
+        (
+            ["predict", "a.png", "--task", "panoptc"],
+            "--task panoptc: expected instance, panoptic or semantic; did you mean panoptic?",
+        ),
+        (["eval", "--data", "x", "--precision", "fp16"], "--precision fp16: expected auto, fp32 or bf16"),
+        (["eval", "--data", "x", "--task", "all"], "--task all: expected semantic, instance or panoptic"),
+        (["eval"], "eomt eval needs --data PATH\n  --data PATH: The data set"),
+        (["eval", "--data", "x", "y"], "eomt eval does not know what to do with y"),
+        (
+            ["train", "--data", "x", "--out", "y", "--steps", "many"],
+            "--steps many: expected a whole number or None",
+        ),
+        (["train", "--data", "x", "--out", "y", "--optim.lr=fast"], "--optim.lr fast: expected a number"),
+        (["train", "--model.image-size", "3", "x"], "--model.image-size 3 x: expected two whole numbers"),
+        (
+            ["train", "--data", "x", "--out", "y", "--task", "all"],
+            "--task all: expected instance, panoptic or semantic",
+        ),
+        (["config", "show", "--data.on-bad-sample", "skp"], "expected error or skip; did you mean skip?"),
+        (["convert", "a", "b", "--kind", "foo"], "--kind foo: expected auto, delta or absolute"),
+        (["convert", "a", "b", "--to", "author"], "expected eomt, hf or authors; did you mean authors?"),
+        (["models", "ls", "--dataset", "coca"], "ade20k, cityscapes, coco or nuclei; did you mean coco?"),
+        (["data", "convert", "a"], "eomt data convert needs DST and --to {coco,coco-panoptic,yolo,masks}"),
+        (["data", "convert", "a", "b", "--to", "foo"], "--to foo: expected coco, coco-panoptic, yolo or masks"),
+        (["data", "convert", "a", "b", "--to"], "--to needs a value"),
+        (["data", "split", "a", "b", "--to", "foo"], "--to foo: expected coco, coco-panoptic, masks or yolo\n"),
+        (["data", "split", "a", "b", "--val", "x"], "--val x: expected 0..1"),
+        (["data", "sample", "a", "b", "--to", "mask"], "did you mean masks?"),
+        (["data", "inspect"], "eomt data inspect needs PATH"),
+        (["predict", "a.png", "--image-size", "640"], "--image-size needs 2 values"),
     ],
 )
 def test_values_that_do_not_fit(arguments, words, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
+    assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert [word for word in words if word not in err] == []
+    assert err.startswith("error: ")
+    assert words in err
+    assert f"All options: eomt {arguments[0]}" in err
+    assert not re.search("[│╭]|helptext|Got errors", err)
+
+
+BOXES = (
+    "╭─ Odd ───╮\n│ \x1b[31mStrange\x1b[0m thing. │\n│ ─────── │\n│ For full helptext, run x │\n╰───╯",
+    " Odd      \n ---------- \n  Strange thing.   \n  -----\n  For full helptext, run x \n   ",
+)
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_what_is_not_recognised_is_passed_on_without_its_box(box, capsys, monkeypatch):
+    def refuse(*_, **__):
+        print(
+            "╭─ Odd ───╮\n│ \x1b[31mStrange\x1b[0m thing. │\n│ ─────── │\n│ For full helptext, run x │\n╰───╯",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+    monkeypatch.setattr("eomt.cli.options.tyro.cli", refuse)
+    assert main(["eval"]) == 2
+    assert capsys.readouterr().err == "error: Strange thing.\n  All options: eomt eval --help\n"
 
 
 @pytest.mark.parametrize("cls", [TrainArguments, EvalArguments, PredictArguments])

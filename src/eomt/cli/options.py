@@ -2,15 +2,15 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass, replace
-from difflib import SequenceMatcher
 from pathlib import Path
 from textwrap import indent
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
+from eomt.cli.usage import in_words, nearest
 from eomt.config import Thresholds, checked_thresholds
 from eomt.errors import ConfigError
 
@@ -30,7 +30,6 @@ __all__ = [
     "known_options",
     "make_folder",
     "named_first",
-    "nearest",
     "override_thresholds",
     "parse",
     "run_action",
@@ -38,8 +37,6 @@ __all__ = [
 
 T = TypeVar("T")
 OWN = "(default: the model's own)"
-ALIKE = 0.6
-"""Least likeness of a name that is suggested, from 0 to 1."""
 TASKS = "{semantic,instance,panoptic}"
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
@@ -97,15 +94,16 @@ def run_action(command: str, purpose: str, actions: Mapping[str, Action], argume
 def parse(cls: type[T], arguments: Sequence[str], prog: str, description: str, default: T | None = None) -> T:
     """Read arguments into `cls`, whose fields are the options and whose field docstrings are their help.
 
-    Prints help and exits with 0, or prints what is wrong and exits with 2. Unknown options are reported first
-    and all at once.
+    Prints help and exits with 0. Raises ConfigError for what is wrong, in the words of `usage`; unknown options
+    are reported first and all at once.
     """
     _plain_output()
     description = indent(description, "  ")  # or tyro would join its lines
     check_names(cls, arguments, prog)
-    if default is None:
-        return tyro.cli(cls, args=arguments, prog=prog, description=description)
-    return tyro.cli(cls, args=arguments, prog=prog, description=description, default=default)
+    with in_words(arguments, prog):
+        if default is None:
+            return tyro.cli(cls, args=arguments, prog=prog, description=description)
+        return tyro.cli(cls, args=arguments, prog=prog, description=description, default=default)
 
 
 def _plain_output() -> None:
@@ -154,23 +152,6 @@ def _options(cls: Any, sections: tuple[str, ...]) -> Iterator[str]:
             yield f"--{'.'.join(path)}"
             if plain is bool and tyro.conf.FlagCreatePairsOff not in marks:
                 yield f"--{'.'.join([*path[:-1], 'no-' + path[-1]])}"
-
-
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Give the known options that look most like a name, best first; the section may have been left out."""
-    matcher = SequenceMatcher()
-    matcher.set_seq2(name.lstrip("-").replace("_", "-"))
-
-    def likeness(word: str) -> float:
-        matcher.set_seq1(word)
-        worth_it = matcher.real_quick_ratio() >= ALIKE and matcher.quick_ratio() >= ALIKE  # upper bounds
-        return matcher.ratio() if worth_it else 0.0
-
-    words = {option: option.lstrip("-") for option in known}
-    scores = {option: max(likeness(word), likeness(word.rpartition(".")[2])) for option, word in words.items()}
-    best = max(scores.values(), default=0.0)
-    close = [option for option, score in scores.items() if score >= max(ALIKE, best - 0.15)]
-    return sorted(close, key=lambda option: -scores[option])[:count]
 
 
 def override_thresholds(

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import tyro
 
 from eomt.cli.console import note, print_json, printable
-from eomt.cli.options import Switch, nearest, parse, run_action
+from eomt.cli.options import Switch, parse, run_action
+from eomt.cli.usage import nearest
 from eomt.config import Recipe, from_json, to_json
 from eomt.errors import ConfigError
 from eomt.recipes import OWN_DATA, PUBLISHED, RECIPES

@@ -10,8 +10,9 @@ from typing import Annotated
 import tyro
 
 from eomt.cli.console import log_lines, note, print_json, print_table, printable
-from eomt.cli.options import Switch, check_names, known_options, named_first, nearest, parse
+from eomt.cli.options import Switch, check_names, known_options, named_first, parse
 from eomt.cli.recipes import find, flat, summary, written
+from eomt.cli.usage import nearest
 from eomt.config import Recipe, to_json
 from eomt.errors import ConfigError
 from eomt.recipes import OWN_DATA
