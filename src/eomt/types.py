@@ -4,8 +4,9 @@ Axes: b images of a batch, q queries, n segments of one image, k chosen queries,
 feature map), d embedding width, `classes` counts the categories and, last, *no object*.
 """
 
+import math
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -60,9 +61,13 @@ class Segments:
     masks: EncodedMasks
     labels: Int[Tensor, " n"]
     is_crowd: Bool[Tensor, " n"]
+    told_areas: Float[Tensor, " n"] | None = None
+    """What the annotation file says of each segment's area, which tells small objects from large ones in COCO's
+    figures; NaN where it says nothing. None: it says nothing at all."""
 
     def __post_init__(self) -> None:
-        if not len(self.masks) == len(self.labels) == len(self.is_crowd):
+        told = self.labels if self.told_areas is None else self.told_areas
+        if not len(self.masks) == len(self.labels) == len(self.is_crowd) == len(told):
             raise ValueError(
                 f"{len(self.masks)} masks, {len(self.labels)} labels and {len(self.is_crowd)} crowd flags: "
                 "a segment has one of each"
@@ -95,8 +100,14 @@ class Segments:
             groups.setdefault(("class", label) if together else ("segment", index), []).append(index)
         firsts = [members[0] for members in groups.values()]
         is_crowd = self.labels[firsts] == ANY_CLASS if labels is None else self.is_crowd[firsts]
-        masks = self.masks if len(groups) == len(self) else self.masks.merge(list(groups.values()))
-        return Segments(masks, self.labels[firsts], is_crowd)
+        if len(groups) == len(self):
+            return replace(self, is_crowd=is_crowd)
+        masks = self.masks.merge(list(groups.values()))
+        told = None
+        if self.told_areas is not None:  # of what is joined, nobody said it
+            alone = torch.tensor([len(members) == 1 for members in groups.values()])
+            told = torch.where(alone, self.told_areas[firsts], math.nan)
+        return Segments(masks, self.labels[firsts], is_crowd, told)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from eomt.cli.options import (
     parse,
 )
 from eomt.config import Precision, TaskName
-from eomt.errors import DataError
+from eomt.errors import ConfigError, DataError
 from eomt.weights import zoo
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FIGURES", "run"]
 
-FIGURES = ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "AP", "AP50", "AP75", "mIoU", "pixel_accuracy")
+FIGURES = (
+    *("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff"),
+    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
+    *("mIoU", "pixel_accuracy"),
+)
 """Always present with --json, null where a task was not judged or no class is present."""
 HEADLINES = ("PQ", "SQ", "RQ", "AP", "AP50", "AP75", "IoU", "mIoU", "pixel_accuracy")
 """Figures of a class or a group that fit on a line; --json has all."""
@@ -39,10 +43,18 @@ HEADLINES = ("PQ", "SQ", "RQ", "AP", "AP50", "AP75", "IoU", "mIoU", "pixel_accur
 DESCRIPTION = """\
 Measure a model on an annotated data set. All figures are shares from 0 to 1:
   panoptic   PQ, SQ, RQ, and PQ of things and of stuff
-  instance   AP (COCO's, of masks), AP50, AP75
+  instance   AP (COCO's, of masks), AP50, AP75, AP of small (below 32 x 32
+             pixels), medium and large (from 96 x 96) objects
   semantic   mIoU, pixel accuracy
 
-Example: eomt eval --data my-data --split val --model runs/first"""
+With --predictions, what any program has written is measured, and no model:
+  X.json beside the folder X    COCO's panoptic form
+  a JSON list                   COCO's instance results
+  a folder of PNGs              classes (8 bits) or objects (16) of each pixel
+  a folder                      what eomt predict writes
+
+Examples: eomt eval --data my-data --split val --model runs/first
+          eomt eval --data panoptic_val2017.json --predictions mine.json"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,10 @@ class EvalArguments:
     """What `eomt eval` accepts."""
 
     data: Annotated[Path, tyro.conf.arg(metavar="PATH")]
-    """The data set: a folder or a zip (read as it is, not unpacked)."""
+    """The data set: a folder or a zip (read as it is, not unpacked). With --predictions, its annotations will do:
+    COCO's JSON file, or a folder of label maps."""
+    predictions: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """Measure these predictions, and no model: a JSON file or a folder, as above."""
     split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "val"
     """Part of the data set to measure on; a name that is not there is answered with those that are."""
     model: ModelSource = "bundled"
@@ -101,6 +116,44 @@ def run(arguments: Sequence[str]) -> int:
     check_image_size(options.image_size)
     zoo.check(options.model)
 
+    evaluation = _judge_model(options) if options.predictions is None else _judge_files(options)
+    if options.json:
+        print_json(_as_json(options, evaluation))
+    else:
+        _print(options, evaluation)
+    return 0
+
+
+def _judge_files(options: EvalArguments) -> "Evaluation":
+    """Judge predictions in files. Raises ConfigError for options that only a model has."""
+    fresh = EvalArguments(options.data)
+    for name in ("model", "classes", "score", "mask", "overlap", "image_size", "device", "precision"):
+        if getattr(options, name) != getattr(fresh, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} is about a model, but --predictions judges files; leave one of them out")
+
+    from eomt.data.annotations import open_annotations
+    from eomt.evaluation.predictions import judge_files, open_predictions
+
+    assert options.predictions is not None
+    groups = read_groups(options.data, options.group_by) if options.group_by else None
+    with log_lines():
+        annotations = open_annotations(
+            options.data, options.split, format=options.format, class_map=options.class_map
+        )
+        predictions = open_predictions(options.predictions, annotations)
+        with progress("eval") as show:
+            return judge_files(
+                annotations,
+                predictions,
+                options.task,
+                max_detections=options.max_detections,
+                groups=groups,
+                progress=show,
+            )
+
+
+def _judge_model(options: EvalArguments) -> "Evaluation":
     from eomt.data.detect import open_data
 
     with log_lines():
@@ -117,8 +170,8 @@ def run(arguments: Sequence[str]) -> int:
     thresholds = override_thresholds(
         segmenter.thresholds, options.score, options.mask, options.overlap, options.max_detections
     )
-    with progress("eval") as show:
-        evaluation = evaluate(
+    with log_lines(), progress("eval") as show:
+        return evaluate(
             segmenter,
             dataset,
             options.task,
@@ -129,11 +182,6 @@ def run(arguments: Sequence[str]) -> int:
             groups=groups,
             progress=show,
         )
-    if options.json:
-        print_json(_as_json(options, evaluation))
-    else:
-        _print(options, evaluation)
-    return 0
 
 
 def read_groups(root: Path, column: str) -> dict[str, str]:
@@ -165,7 +213,8 @@ def _as_json(options: EvalArguments, evaluation: "Evaluation") -> dict[str, obje
         "tasks": list(evaluation.tasks),
         "data": str(options.data),
         "split": options.split,
-        "model": options.model,
+        "model": options.model if options.predictions is None else None,
+        "predictions": options.predictions and str(options.predictions),
         "precision": evaluation.precision,
         "max_detections": options.max_detections,
         "seconds": evaluation.seconds,
@@ -178,7 +227,9 @@ def _as_json(options: EvalArguments, evaluation: "Evaluation") -> dict[str, obje
 def _print(options: EvalArguments, evaluation: "Evaluation") -> None:
     """Print the figures of all images, of each class and of each group as tables."""
     rows: list[list[str | float]] = [[name, value] for name, value in evaluation.figures.items()]
-    print_table(f"{options.data}, {options.split}: {', '.join(evaluation.tasks)}", ["figure", "0..1"], rows)
+    alone = options.data.suffix.lower() == ".json"
+    title = str(options.data) if alone else f"{options.data}, {options.split}"
+    print_table(f"{title}: {', '.join(evaluation.tasks)}", ["figure", "0..1"], rows)
     if len(evaluation.per_class) > 1:
         _print_parts("By class", "class", evaluation.per_class)
     if options.group_by:
@@ -186,7 +237,11 @@ def _print(options: EvalArguments, evaluation: "Evaluation") -> None:
     speed = evaluation.seconds / evaluation.images if evaluation.images else 0.0
     print(
         f"{evaluation.images} images, {evaluation.seconds:.1f} s ({speed:.2f} s an image), "
-        f"{evaluation.precision}, model {printable(options.model)}"
+        + (
+            f"{evaluation.precision}, model {printable(options.model)}"
+            if options.predictions is None
+            else f"predictions {printable(options.predictions)}"
+        )
     )
 
 

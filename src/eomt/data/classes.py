@@ -28,6 +28,7 @@ import yaml
 from numpy.typing import NDArray
 
 from eomt.categories import Category
+from eomt.data.reader import Item
 from eomt.data.shallow_yaml import ShallowLoader
 from eomt.errors import DataError
 from eomt.types import ANY_CLASS, Dataset, Sample, Segments
@@ -77,6 +78,11 @@ class Changed:
         """The name of each image."""
         return tuple(self.dataset.image_ids)  # type: ignore[attr-defined]
 
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The images, not read yet."""
+        return tuple(self.dataset.items)  # type: ignore[attr-defined]
+
     def __len__(self) -> int:
         return len(self.dataset)
 
@@ -93,12 +99,13 @@ class Changed:
         segments.check_labels(len(self.labels))
         table = torch.from_numpy(np.append(self.labels, ANY_CLASS))  # the last is that of label -1
         labels = table[segments.labels]
-        masks, is_crowd = segments.masks, segments.is_crowd | (labels == ANY_CLASS)
+        masks, is_crowd, told = segments.masks, segments.is_crowd | (labels == ANY_CLASS), segments.told_areas
         kept = torch.nonzero(labels != _DROPPED).flatten()
         if len(kept) < len(labels):
             masks, labels, is_crowd = masks.select(kept.tolist()), labels[kept], is_crowd[kept]
+            told = None if told is None else told[kept]
         stuff = [label for label, category in enumerate(self.categories) if not category.is_thing]
-        return Segments(masks, labels, is_crowd).merged(stuff)
+        return Segments(masks, labels, is_crowd, told).merged(stuff)
 
 
 def read_changes(path: str | Path) -> ClassChanges:

@@ -33,6 +33,8 @@ class Item(NamedTuple):
     """What else the reader needs for this image: small and picklable (of a large JSON file, its part as bytes)."""
     number: int | str | None = None
     """Its id in the data set's own files, where these number images (COCO's), for files that are written."""
+    size: tuple[int, int] | None = None
+    """Upright height and width, where annotations are opened without the images that would tell them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,7 @@ class Split:
     def segments(self, index: int) -> Segments:
         """Read the segments of one image without decoding it: its header tells its size. Raises DataError."""
         item = self.items[index]
-        return self._segments(item, image_size(self._bytes(item), self.archive.where(item.image)))
+        return self._segments(item, item.size or image_size(self._bytes(item), self.archive.where(item.image)))
 
     def image_bytes(self, index: int) -> bytes:
         """Read the image file as it is. Raises DataError."""

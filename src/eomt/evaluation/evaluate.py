@@ -4,6 +4,7 @@ The metrics themselves are in `metrics`; nothing here knows a formula.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,9 @@ from eomt.errors import DataError
 from eomt.evaluation.metrics import Metric
 from eomt.inference.segmenter import Segmenter
 from eomt.tasks import TASKS
-from eomt.types import ANY_CLASS, Category, Dataset, Segments
+from eomt.types import ANY_CLASS, Category, Dataset
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "Judges", "evaluate", "summary"]
 
 log = logging.getLogger("eomt")
 
@@ -39,7 +40,8 @@ class Evaluation:
     tasks: tuple[TaskName, ...] = ()
     """What was judged."""
     images: int = 0
-    precision: str = "fp32"
+    precision: str | None = "fp32"
+    """What the model computed in; None where predictions were read."""
     seconds: float = 0.0
 
 
@@ -96,7 +98,7 @@ def evaluate(
             log.warning("not judged: %s", error)
             skipped += 1
             continue
-        segments = Segments(sample.segments.masks, labels[sample.segments.labels], sample.segments.is_crowd)
+        segments = replace(sample.segments, labels=labels[sample.segments.labels])
         concerned = [judges[None]]
         if groups is not None:
             concerned.append(judges.setdefault(groups.get(sample.image_id, "(none)"), metrics()))
@@ -112,16 +114,19 @@ def evaluate(
 
     if gather is not None:
         judges = _joined(gather([judges]))
+    used = "bf16" if choose_precision(precision, segmenter.device) == torch.bfloat16 else "fp32"
+    return summary(judges, asked, len(dataset) - skipped, used, time.monotonic() - started)
+
+
+def summary(
+    judges: Judges, tasks: tuple[TaskName, ...], images: int, precision: str | None, seconds: float
+) -> Evaluation:
+    """Put together what the metrics of all images and of each group say."""
     figures, per_class = _merge(judges[None])
-    return Evaluation(
-        figures,
-        per_class,
-        {name: _merge(judges[name])[0] for name in sorted(name for name in judges if name is not None)},
-        asked,
-        len(dataset) - skipped,
-        "bf16" if choose_precision(precision, segmenter.device) == torch.bfloat16 else "fp32",
-        time.monotonic() - started,
-    )
+    groups = {name: _merge(judges[name])[0] for name in sorted(name for name in judges if name is not None)}
+    if absent := [TASKS[task].figure for task in tasks if math.isnan(figures[TASKS[task].figure])]:
+        log.warning("no class is there to judge by: %s cannot be told", ", ".join(absent))
+    return Evaluation(figures, per_class, groups, tasks, images, precision, seconds)
 
 
 def suitable_tasks(segmenter: Segmenter, data: tuple[Category, ...]) -> tuple[TaskName, ...]:

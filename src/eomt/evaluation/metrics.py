@@ -125,17 +125,17 @@ class _Instances:
     """The things of one image, annotated and found: label, run-length counts, area, and crowd flag or score."""
 
     size: tuple[int, int]
-    true: list[tuple[int, bytes, int, bool]]
-    found: list[tuple[int, bytes, int, float]]
+    true: list[tuple[int, bytes, float, bool]]
+    found: list[tuple[int, bytes, float, float]]
 
 
 class MaskAP:
     """COCO's average precision of masks, of thing classes, equal to pycocotools.
 
     At most `max_detections` of the best scores count per image and class: 100 in COCO; crowded images (cells) want
-    more. An image without annotated things counts: what is found there is false. The areas that tell small (below
-    32² pixels), medium and large (from 96²) apart are those of the masks; COCO's files give those of the polygons,
-    which differ a little.
+    more. An image without annotated things counts: what is found there is false. Small (below 32² pixels), medium
+    and large (from 96²) objects are told apart by the area that the annotation file gives (COCO's give that of the
+    polygons), else by that of the mask; predicted ones by their masks.
     """
 
     def __init__(self, categories: tuple[Category, ...], max_detections: int = 100) -> None:
@@ -149,10 +149,19 @@ class MaskAP:
         if not np.isfinite(prediction.scores).all():
             raise DataError(f"{image_id}: a predicted score is not finite, so that segments cannot be ranked")
         crowd = segments.is_crowd.tolist()
-        true = [(*mask, crowd[i]) for i, mask in self._things(segments.masks, segments.labels.tolist(), image_id)]
-        scores = prediction.scores.tolist()
+        areas = segments.masks.areas().astype(np.float64)
+        if segments.told_areas is not None:
+            told = segments.told_areas.numpy()
+            areas = np.where(np.isnan(told), areas, told)
+        true_areas = areas.tolist()
+        true = [
+            (label, code, true_areas[i], crowd[i])
+            for i, label, code in self._things(segments.masks, segments.labels.tolist(), image_id)
+        ]
+        scores, found_areas = prediction.scores.tolist(), prediction.areas.astype(np.float64).tolist()
         found = [
-            (*mask, scores[i]) for i, mask in self._things(prediction.masks, prediction.labels.tolist(), image_id)
+            (label, code, found_areas[i], scores[i])
+            for i, label, code in self._things(prediction.masks, prediction.labels.tolist(), image_id)
         ]
         self._images[image_id] = _Instances(prediction.size, true, found)
 
@@ -169,11 +178,8 @@ class MaskAP:
         per_class = {names[label]: _average_precisions(precision[:, :, [k]]) for k, label in enumerate(things)}
         return Metrics(_average_precisions(precision), per_class)
 
-    def _things(
-        self, masks: EncodedMasks, labels: list[int], image_id: str
-    ) -> Iterable[tuple[int, tuple[int, bytes, int]]]:
-        """Give index, label, run-length counts and area of each thing; of what stands for any, once for each."""
-        areas = masks.areas().tolist()
+    def _things(self, masks: EncodedMasks, labels: list[int], image_id: str) -> Iterable[tuple[int, int, bytes]]:
+        """Give index, label and run-length counts of each thing; of what stands for any, once for each."""
         things = {label for label, category in enumerate(self.categories) if category.is_thing}
         for index, label in enumerate(labels):
             judged = things if label == ANY_CLASS else {label} & things
@@ -183,7 +189,7 @@ class MaskAP:
             if tuple(rle["size"]) != masks.size:  # codes of unequal size crash the evaluator
                 raise DataError(f"{image_id}: mask {index} is of size {rle['size']}, the image of {masks.size}")
             for each in sorted(judged):
-                yield index, (each, rle["counts"], areas[index])
+                yield index, each, rle["counts"]
 
     def _precision(self, things: list[int]) -> NDArray[np.float64]:
         """Give COCO's precisions [IoU thresholds, recalls, things, areas]; -1 where there is nothing to find."""
@@ -270,7 +276,7 @@ def _shared_pixels(true: NDArray[np.int32], found: NDArray[np.int32], n: int, m:
     return np.bincount(pairs, minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
 
 
-def _annotation(image: int, label: int, size: list[int], code: bytes, area: int) -> dict[str, Any]:
+def _annotation(image: int, label: int, size: list[int], code: bytes, area: float) -> dict[str, Any]:
     rle = {"size": size, "counts": code}
     return {"image_id": image, "category_id": label + 1, "segmentation": rle, "area": area}
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
 from eomt.data.problems import each, strict, tell
@@ -44,7 +45,7 @@ from eomt.errors import DataError
 from eomt.masks import Rle, RleMasks
 from eomt.types import Segments
 
-__all__ = ["FORMAT"]
+__all__ = ["FORMAT", "open_annotations"]
 
 _OFFICIAL = re.compile(r"instances_(.+)\.json")
 _ROBOFLOW = re.compile(r"_annotations\.coco.*\.json")
@@ -79,18 +80,19 @@ class _Reader:
                 "export the annotations for these images (turned as their EXIF orientation says)"
             )
         begin = int(self.ends[row - 1]) if row else 0
-        found: list[tuple[Rle, int, bool]] = []
+        found: list[tuple[Rle, int, bool, float]] = []
         for start, end in self.spans[begin : int(self.ends[row])].tolist():
             annotation = json.loads(self.text[start:end].tobytes())
             with each():
                 rle = _rle(annotation, self.labels, size)
                 if has_pixels(rle):
                     label, crowd = self.labels[annotation["category_id"]], bool(annotation.get("iscrowd", 0))
-                    found.append((rle, label, crowd))
+                    found.append((rle, label, crowd, _area(annotation)))
         return Segments(
-            RleMasks(size, tuple(rle for rle, _, _ in found)),
-            torch.tensor([label for _, label, _ in found], dtype=torch.int64),
-            torch.tensor([crowd for _, _, crowd in found], dtype=torch.bool),
+            RleMasks(size, tuple(rle for rle, *_ in found)),
+            torch.tensor([label for _, label, _, _ in found], dtype=torch.int64),
+            torch.tensor([crowd for _, _, crowd, _ in found], dtype=torch.bool),
+            torch.tensor([area for *_, area in found], dtype=torch.float64),
         )
 
 
@@ -164,11 +166,7 @@ def _open(archive: Archive, split: str) -> Split:
     where = archive.where(name)
     gathered = _gather(archive, name)
     roots = _roots(gathered.categories, archive, files)
-    categories = read_categories(gathered.categories, where, things=True, ignored=roots)
-    labels = {category.id: label for label, category in enumerate(categories)}
-    for id, entry in gathered.used.items():
-        if id not in labels and not strict():  # else each annotation is told when its image is read
-            raise DataError(f"{where}: {entry}: {_no_category(id, labels)}")
+    categories, labels = _categories(gathered, where, roots)
     pictures = gathered.pictures
     strangers = sum(len(rows) for id, rows in gathered.rows.items() if id not in pictures)
     if strict():
@@ -198,6 +196,38 @@ def _open(archive: Archive, split: str) -> Split:
     if roots:
         left_out.append(f"{len(roots)} category that only groups others and has no annotations (id {some(roots)})")
     return Split(archive, categories, items, _reader(gathered, labels, paths), tuple(left_out))
+
+
+def open_annotations(archive: Archive, name: str) -> Split:
+    """Open a JSON file without its images, which it must give the sizes of. Raises DataError."""
+    where, gathered = archive.where(name), _gather(archive, name)
+    categories, labels = _categories(gathered, where)
+    pictures = gathered.pictures
+    for picture in pictures.values():
+        if picture.size is None:
+            raise DataError(
+                f"{where}: image {picture.file_name} has no height and width, which masks need where the image "
+                "itself is not at hand; export the file again, or give the data set with its images"
+            )
+    ids = image_ids(picture.file_name for picture in pictures.values())
+    items = tuple(
+        Item(image_id, picture.file_name, name, row, id, picture.size)
+        for row, (image_id, (id, picture)) in enumerate(zip(ids, pictures.items(), strict=True))
+    )
+    left_out = tuple(f"{count} {what}" for what, count in gathered.counts.items())
+    return Split(archive, categories, items, _reader(gathered, labels, pictures), left_out)
+
+
+def _categories(
+    found: "_Gathered", where: str, roots: tuple[int, ...] = ()
+) -> tuple[tuple[Category, ...], dict[int, int]]:
+    """Give the categories, and the place of each by its id."""
+    categories = read_categories(found.categories, where, things=True, ignored=roots)
+    labels = {category.id: label for label, category in enumerate(categories)}
+    for id, entry in found.used.items():
+        if id not in labels and not strict():  # else each annotation is told when its image is read
+            raise DataError(f"{where}: {entry}: {_no_category(id, labels)}")
+    return categories, labels
 
 
 @dataclass
@@ -354,6 +384,12 @@ def _rle(annotation: dict[str, Any], labels: Mapping[int, int], size: tuple[int,
         return union(_outlines(segmentation), size)
     except ValueError as error:
         raise ValueError(f"annotation {annotation.get('id', 'without id')}: {error}") from error
+
+
+def _area(annotation: Mapping[str, Any]) -> float:
+    """Give the area that the file tells, NaN where it tells none that could be one."""
+    area = annotation.get("area")
+    return float(area) if isinstance(area, int | float) and 0 <= area < 2**31 else math.nan
 
 
 FORMAT = Format(

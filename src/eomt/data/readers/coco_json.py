@@ -28,6 +28,7 @@ __all__ = [
     "is_id",
     "named_images",
     "read_categories",
+    "results",
     "some",
 ]
 
@@ -40,7 +41,7 @@ class Entry(NamedTuple):
     """One object of the lists in a file."""
 
     list: str
-    """`images`, `annotations` or `categories`."""
+    """`images`, `annotations` or `categories`; `results` in a file of these."""
     values: dict[str, Any]
     text: str
     """The same as it stands in the file."""
@@ -57,16 +58,14 @@ class Picture(NamedTuple):
     """Height and width that the file tells, if it does."""
 
 
-def entries(archive: Archive, name: str) -> Iterator[Entry]:
+def entries(archive: Archive, name: str, needed: Sequence[str] = _LISTS) -> Iterator[Entry]:
     """Go through the images, annotations and categories of a file, in its own order.
 
-    Raises DataError with the place for what is no JSON (NaN and Infinity are none) and for lists that are missing.
+    Raises DataError with the place for what is no JSON (NaN and Infinity are none) and where a needed list is
+    missing.
     """
     where = archive.where(name)
-    try:
-        text = archive.read(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text ({error}); save it as UTF-8") from error
+    text = _text(archive, name)
     found = set()
     here = _skip(text, 0)
     if text[here : here + 2] != "{}":
@@ -85,9 +84,24 @@ def entries(archive: Archive, name: str) -> Iterator[Entry]:
                 _, here = _value(text, here, f"{member}", where)
             sign = _expect(text, here, ",}", f"after {member!r}", where)
             here += 1
-    absent = [wanted for wanted in _LISTS if wanted not in found]
+    absent = [wanted for wanted in needed if wanted not in found]
     if absent:
-        raise DataError(f'{where}: no list "{absent[0]}"; a COCO file has {", ".join(_LISTS)}')
+        raise DataError(f'{where}: no list "{absent[0]}"; a COCO file has {", ".join(needed)}')
+
+
+def results(archive: Archive, name: str) -> Iterator[Entry]:
+    """Go through a file of results, which is one list of objects. Raises DataError for what is none."""
+    where, text = archive.where(name), _text(archive, name)
+    end = yield from _elements(text, _skip(text, 0), "results", where)
+    if end < len(text):
+        raise DataError(f"{where}: not valid JSON ({text[end]!r} after the list); correct it")
+
+
+def _text(archive: Archive, name: str) -> str:
+    try:
+        return archive.read(name).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{archive.where(name)}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
 def _elements(text: str, here: int, name: str, where: str) -> Generator[Entry, None, int]:

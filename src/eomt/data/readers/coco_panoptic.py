@@ -6,12 +6,13 @@ by their ids; crowds are kept as such. The images of an entry are found as `coco
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
 from eomt.data.images import read_color_map
@@ -34,7 +35,7 @@ from eomt.data.readers.coco_json import (
 from eomt.errors import DataError
 from eomt.types import Segments
 
-__all__ = ["FORMAT"]
+__all__ = ["FORMAT", "open_annotations"]
 
 _NAME = re.compile(r"panoptic(?:_(.+))?\.json")
 _MAX_ID = 2**24 - 1  # three channels of 8 bits
@@ -79,11 +80,7 @@ def _open(archive: Archive, split: str) -> Split:
     name = files[split]
     where = archive.where(name)
     found = _gather(archive, name)
-    categories = read_categories(found.categories, where, things=None)
-    labels = {category.id: label for label, category in enumerate(categories)}
-    for id, place in found.used.items():
-        if id not in labels and not strict():  # else each segment is told when its image is read
-            raise DataError(f"{where}: {place}: {_no_category(id, labels)}")
+    categories, labels = _categories(found, where)
     if strict():
         _tell_strangers(archive, name, found)
     pictures = {id: picture for id, picture in found.pictures.items() if id in found.masks}
@@ -107,6 +104,39 @@ def _open(archive: Archive, split: str) -> Split:
     return Split(archive, categories, items, partial(_read_segments, labels, name), left_out)
 
 
+def open_annotations(archive: Archive, name: str, known: tuple[Category, ...] = ()) -> Split:
+    """Open a JSON file and the folder of PNGs of its name, without the images. Raises DataError.
+
+    Files of predictions need not list images and categories: with `known` categories, these stand in, and images
+    are called like their PNGs.
+    """
+    where, folder = archive.where(name), name.removesuffix(".json")
+    found = _gather(archive, name, ("annotations",)) if known else _gather(archive, name)
+    categories, labels = _categories(found, where, known)
+    if not archive.names(folder):
+        raise DataError(f"{where}: no folder {folder}/ beside it, which holds the PNGs of its segments")
+    pngs = _find_masks(archive, where, folder, {id: mask.file_name for id, mask in found.masks.items()})
+    names = {id: found.pictures[id].file_name if id in found.pictures else pngs[id] for id in pngs}
+    items = tuple(
+        Item(image_id, pngs[id], pngs[id], found.masks[id].segments, id)
+        for image_id, id in zip(image_ids(names.values()), names, strict=True)
+    )
+    return Split(archive, categories, items, partial(_read_segments, labels, name))
+
+
+def _categories(
+    found: "_Gathered", where: str, known: tuple[Category, ...] = ()
+) -> tuple[tuple[Category, ...], dict[int, int]]:
+    """Give the categories, known ones where the file lists none, and the place of each by its id."""
+    given = found.categories
+    categories = read_categories(given, where, things=None) if given or not known else known
+    labels = {category.id: label for label, category in enumerate(categories)}
+    for id, place in found.used.items():
+        if id not in labels and not strict():  # else each segment is told when its image is read
+            raise DataError(f"{where}: {place}: {_no_category(id, labels)}")
+    return categories, labels
+
+
 class _Mask(NamedTuple):
     """What the JSON file says of the segments of one image."""
 
@@ -125,10 +155,12 @@ class _Gathered(NamedTuple):
     """Each category that has segments, with a place where."""
 
 
-def _gather(archive: Archive, name: str) -> _Gathered:
+def _gather(
+    archive: Archive, name: str, needed: Sequence[str] = ("images", "annotations", "categories")
+) -> _Gathered:
     where = archive.where(name)
     found = _Gathered({}, [], {}, {})
-    for entry in entries(archive, name):
+    for entry in entries(archive, name, needed):
         with each():
             if entry.list == "annotations":
                 _gather_annotation(entry, where, found)

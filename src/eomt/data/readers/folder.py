@@ -47,6 +47,7 @@ import numpy as np
 
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
+from eomt.data.files import image_ids
 from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, LabelMap, mask_kind, read_color_map, read_label_map
 from eomt.data.problems import at_once, each, tell
 from eomt.data.reader import Format, Item, Split
@@ -54,7 +55,7 @@ from eomt.data.readers.mask_code import MaskCode, category_file, parse_code, rea
 from eomt.errors import DataError
 from eomt.types import Segments
 
-__all__ = ["FORMAT", "MaskCode", "open_folder", "read_categories", "splits"]
+__all__ = ["FORMAT", "MaskCode", "open_folder", "open_maps", "read_categories", "splits"]
 
 _LAYOUT = "expected images/SPLIT/*, masks/SPLIT/*.png and categories.json or classes.txt"
 _MASK_FOLDERS = ("masks", "labels", "annotations")
@@ -114,10 +115,33 @@ def _open(archive: Archive, split: str) -> Split:
         code = _checked_by_masks(archive, items, code, file)
         if any(category.is_thing for category in code.categories) and _is_semantic(archive, items, code):
             left_out.append(_NO_OBJECTS)
-            code = replace(
-                code, categories=tuple(category._replace(is_thing=False) for category in code.categories)
-            )
+            code = _without_things(code)
     return Split(archive, code.categories, items, partial(_read_segments, code), tuple(left_out))
+
+
+def open_maps(archive: Archive, code: MaskCode | None, ending: str = "") -> tuple[Split, bool]:
+    """Open label maps without their images, and tell whether they show classes and no objects. Raises DataError.
+
+    They are all masks of the archive, or those whose stems have this ending; each stands for the image that is
+    called like it without the ending. `code` says what they mean where no file among them does.
+    """
+    names = [name for name in archive.names() if name.lower().endswith(tuple(ending + s for s in MASK_SUFFIXES))]
+    stems = [name[: name.rfind(".")].removesuffix(ending) for name in names]
+    items = tuple(
+        Item(image_id, name, name)
+        for image_id, name in zip(image_ids(f"{s}.png" for s in stems), names, strict=True)
+    )
+    if not items:
+        raise DataError(f"{archive.path}: no label maps (PNG or TIFF); check the path")
+    code = code or _code_by_masks(archive, items)
+    semantic = _is_semantic(archive, items, code)
+    if semantic:
+        code = _without_things(code)
+    return Split(archive, code.categories, items, partial(_read_segments, code)), semantic
+
+
+def _without_things(code: MaskCode) -> MaskCode:
+    return replace(code, categories=tuple(category._replace(is_thing=False) for category in code.categories))
 
 
 def _read_segments(code: MaskCode, archive: Archive, item: Item, size: tuple[int, int]) -> Segments:
