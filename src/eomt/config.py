@@ -112,6 +112,9 @@ class DataConfig:
     """Layout of the data set's files; None: it is recognised."""
     class_map: str | None = None
     """YAML or JSON file that merges, renames, drops or ignores classes (docs/data.md)."""
+    balance: float | None = None
+    """Share of the images, such as 0.1, that a class should be in: images of rarer classes come up up to
+    sqrt(this / their share) times as often as others (LVIS's repeat factors). None: all alike."""
     on_bad_sample: Literal["error", "skip"] = "error"
     """What an image or annotation that cannot be read does in training: end it, or be logged and replaced."""
     max_bad_share: float = 0.05

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from eomt.categories import Category
 from eomt.config import Recipe
 from eomt.data.augment import augment
+from eomt.data.balance import class_shares, classes_shown, repeat_factors, say
 from eomt.errors import ConfigError, DataError, EomtError, ResourceError
 from eomt.types import Batch, Dataset, Sample, Target
 
@@ -81,9 +82,10 @@ def train_loader(
     Each step has `recipe.data.batch_size` images: `batch_size / world_size / micro_batch` micro-batches on each of
     `world_size` devices, of which this one is number `rank`. Each epoch has its own order; images of a last,
     incomplete batch are left out of it. A data set smaller than a batch is seen several times within it, in other
-    views. For semantic segmentation, all segments of one class are one. With `recipe.data.on_bad_sample` of skip,
-    another sample, the same one in each run, stands in for one that cannot be read. Closing the iterator ends the
-    worker processes.
+    views. With `recipe.data.balance`, images of rare classes come up more often at the cost of the others;
+    annotations are read once for it. For semantic segmentation, all segments of one class are one. With
+    `recipe.data.on_bad_sample` of skip, another sample, the same one in each run, stands in for one that cannot be
+    read. Closing the iterator ends the worker processes.
 
     Raises ConfigError when the sizes do not divide, DataError for an empty data set and, while iterating, whatever
     error the reader raises; ResourceError when a worker process dies.
@@ -93,7 +95,7 @@ def train_loader(
     workers, micro_batch = recipe.data.workers, _micro_batch(recipe, world_size)
     if workers < 0:
         raise ConfigError(f"data.workers is {workers}; use 0 (no processes) or more")
-    plan = _Plan(len(dataset), recipe, start_step, rank, world_size, micro_batch)
+    plan = _Plan(len(dataset), recipe, start_step, rank, world_size, micro_batch, _factors(dataset, recipe))
     loader: DataLoader[Any] = DataLoader(
         _Views(dataset, recipe),  # type: ignore[arg-type]
         batch_sampler=plan,
@@ -128,13 +130,15 @@ class _Plan:
     rank: int
     world_size: int
     micro_batch: int
+    factors: NDArray[np.float64] | None = None
+    """How often each image comes up, for 1 of those without rare classes; None: all alike."""
 
     def __iter__(self) -> Iterator[list[_Key]]:
         batch_size = self.recipe.data.batch_size
         steps = steps_per_epoch(self.images, batch_size)
         epoch, first = divmod(self.start_step, steps)
         while True:
-            order = _order(self.images, steps * batch_size, self.recipe.seed, epoch)
+            order = _order(self.images, steps * batch_size, self.recipe.seed, epoch, self.factors)
             for step in range(first, steps):
                 samples = order[step * batch_size : (step + 1) * batch_size].tolist()
                 keys = [_Key(sample, epoch * steps + step, place) for place, sample in enumerate(samples)]
@@ -191,11 +195,45 @@ class _Views:
         return replace(sample, segments=sample.segments.merged()) if semantic else sample
 
 
-def _order(images: int, length: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Shuffle the images anew in each epoch; where they are too few, go through them again."""
+def _factors(dataset: Dataset, recipe: Recipe) -> NDArray[np.float64] | None:
+    """Give the images' repeat factors where the recipe asks for them; each process finds the same."""
+    threshold = recipe.data.balance
+    if threshold is None:
+        return None
+    whole, indices = (
+        (dataset.dataset, dataset.indices) if isinstance(dataset, Subset) else (dataset, range(len(dataset)))
+    )
+    shown = classes_shown(
+        whole,
+        indices,
+        crowds=recipe.task == "semantic",
+        skip_bad=recipe.data.on_bad_sample == "skip",
+        workers=recipe.data.workers,
+    )
+    shares = class_shares(shown, len(dataset.categories))
+    factors = repeat_factors(shown, shares, threshold)
+    say([category.name for category in dataset.categories], shares, factors, threshold)
+    return factors
+
+
+def _order(
+    images: int, length: int, seed: int, epoch: int, factors: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
+    """Shuffle the images anew in each epoch; where they are too few, go through them again.
+
+    With factors, each image is in the hat as often as its factor says, the part after the point by chance; what
+    is drawn first fills the epoch, which is no longer than without.
+    """
     chance = np.random.default_rng((seed, epoch))
-    rounds = [chance.permutation(images) for _ in range(-(-length // images))]
+    rounds = [_round(images, chance, factors) for _ in range(-(-length // images))]
     return np.concatenate(rounds)[:length]
+
+
+def _round(images: int, chance: np.random.Generator, factors: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    if factors is None:
+        return chance.permutation(images)
+    times = np.floor(factors + chance.random(images)).astype(np.int64)
+    return chance.permutation(np.repeat(np.arange(images), times))
 
 
 def _micro_batch(recipe: Recipe, world_size: int) -> int:

@@ -55,6 +55,8 @@ def check(recipe: Recipe, folder: Path, resume: bool = False) -> None:
         raise ConfigError(f"evaluate_every {recipe.evaluate_every}: more than 0 epochs")
     if not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
         raise ConfigError(f"augment.scale {recipe.augment.scale}: two factors above 0, the smaller one first")
+    if recipe.data.balance is not None and not 0 < recipe.data.balance <= 1:
+        raise ConfigError(f"data.balance {recipe.data.balance}: a share of the images above 0, such as 0.1")
     checked_thresholds(recipe.thresholds)
     if recipe.loss.num_points < 1:
         raise ConfigError(f"loss.num_points {recipe.loss.num_points}: at least 1")
