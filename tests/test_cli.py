@@ -101,7 +101,9 @@ def photos(tmp_path, monkeypatch):
 # Help, versions, mistakes
 
 
-@pytest.mark.parametrize("arguments", [("--help",), *((command, "--help") for command in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("debug", "replay", "--help"), *((command, "--help") for command in COMMANDS)]
+)
 def test_help_comes_without_torch(arguments):
     code = "import sys; from eomt.cli import main; "
     code += f"\ntry: main({list(arguments)})\nexcept SystemExit as end: assert not end.code\n"

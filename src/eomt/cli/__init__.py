@@ -27,6 +27,7 @@ COMMANDS = {
     "recipes": ("eomt.cli.recipes", "List the recipes that `eomt train` knows; show one."),
     "config": ("eomt.cli.config", "Show every setting of a training run, and where it comes from."),
     "models": ("eomt.cli.models", "List the published models; fetch, check and remove their files."),
+    "debug": ("eomt.cli.debug", "Take a training step again whose numbers went wrong, and say where they did."),
     "doctor": ("eomt.cli.doctor", "Check whether this machine is ready, and say what to do where it is not."),
 }
 """Name of a command, the module whose `run` does it, and what it does."""

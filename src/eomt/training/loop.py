@@ -20,7 +20,7 @@ from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from eomt.config import Recipe
+from eomt.config import LossConfig, Recipe
 from eomt.data.loader import steps_per_epoch, train_loader
 from eomt.errors import ConfigError, DataError, NonFiniteError
 from eomt.evaluation.evaluate import evaluate, match_categories
@@ -29,7 +29,9 @@ from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
 from eomt.training import state
 from eomt.training.adapt import adapt, averaged, merged
-from eomt.training.loss import amounts, segmentation_loss
+from eomt.training.capture import Capture, Pass, describe_machine
+from eomt.training.capture import save as save_capture
+from eomt.training.loss import LossTerms, amounts, segmentation_loss
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
 from eomt.training.setup import announce, build, build_accelerator, check, choose_data, open_run, settled
 from eomt.training.stop import Stop, Stopped
@@ -317,15 +319,13 @@ def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
     held = [amounts(batch.targets, recipe.model.num_queries, recipe.loss) for batch in micro_batches]
     divisors = across(accelerator, torch.stack(held).sum(0)) / (len(micro_batches) * accelerator.num_processes)
     sums = torch.zeros(6, device=accelerator.device)
+    taken: list[Pass] = []
     for place, batch in enumerate(micro_batches):
-        batch = to_device(batch, accelerator.device)
-        number = accelerator.process_index * len(micro_batches) + place
-        torch.manual_seed(int(np.random.SeedSequence((recipe.seed, progress.step, number)).generate_state(1)[0]))
+        chance = (recipe.seed, progress.step, accelerator.process_index * len(micro_batches) + place)
         with accelerator.accumulate(run.model):
-            with accelerator.autocast():
-                outputs = run.model(batch.images, probabilities)
-            terms = segmentation_loss(outputs, batch.targets, recipe.loss, divisors)
+            terms = judged_batch(accelerator, run.model, batch, chance, probabilities, recipe.loss, divisors)
             accelerator.backward(terms.total)
+        taken.append(Pass(chance, batch, terms.total.detach()))
         share = torch.stack([terms.total.detach(), *terms.layers.sum(0)]) / len(micro_batches)
         sums += torch.cat([share, share.new_tensor([terms.replaced_costs, terms.costs])])
     norm = accelerator.clip_grad_norm_(run.model.parameters(), recipe.optim.clip_norm)
@@ -333,7 +333,10 @@ def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
     names = ("loss", "mask", "dice", "class")
     values = {name: value / accelerator.num_processes for name, value in zip(names, losses, strict=True)}
     values["grad_norm"] = float(norm if norm is not None else math.nan)
-    check_finite(values, progress.step + 1, int(replaced), int(costs))
+    try:
+        check_finite(values, progress.step + 1, int(replaced), int(costs))
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}. {keep_step(run, taken, probabilities, divisors, values)}") from None
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     if run.average is not None:
@@ -344,6 +347,52 @@ def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         "replaced_costs": int(replaced),
         "images_per_second": recipe.data.batch_size / (time.monotonic() - started),
     }
+
+
+def judged_batch(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    batch: Batch,
+    chance: tuple[int, ...],
+    probabilities: tuple[float, ...] | None,
+    config: LossConfig,
+    divisors: Tensor,
+) -> LossTerms:
+    """Send a micro-batch through the model and judge it; all that is random in it follows from `chance`."""
+    batch = to_device(batch, accelerator.device)
+    torch.manual_seed(int(np.random.SeedSequence(chance).generate_state(1)[0]))
+    with accelerator.autocast():
+        outputs = model(batch.images, probabilities)
+    return segmentation_loss(outputs, batch.targets, config, divisors)
+
+
+def keep_step(
+    run: Run,
+    taken: list[Pass],
+    probabilities: tuple[float, ...] | None,
+    divisors: Tensor,
+    values: Mapping[str, float],
+) -> str:
+    """Keep a step whose numbers are not finite in the run folder, each process its part; say where."""
+    accelerator = run.accelerator
+    weights = accelerator.unwrap_model(run.model).state_dict()
+    capture = Capture(
+        run.recipe,
+        run.progress.step + 1,
+        len(run.segmenter.categories),
+        accelerator.process_index,
+        accelerator.num_processes,
+        accelerator.gradient_accumulation_steps,
+        probabilities,
+        divisors,
+        tuple(taken),
+        values["grad_norm"],
+        weights,
+        describe_machine(accelerator.device),
+    )
+    if save_capture(run.folder, capture) is None:
+        return "It could not be kept"
+    return f"The step is kept in the run folder: eomt debug replay {run.folder} says where it goes wrong"
 
 
 def across(accelerator: Accelerator, values: Tensor) -> Tensor:
