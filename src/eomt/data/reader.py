@@ -14,7 +14,7 @@ import torch
 from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.images import image_size, read_image
-from eomt.data.problems import within
+from eomt.data.problems import of_file, within
 from eomt.types import Sample, Segments
 
 __all__ = ["Format", "Item", "Split"]
@@ -63,14 +63,17 @@ class Split:
     def __getitem__(self, index: int) -> Sample:
         """Read one image and its segments. Raises DataError naming the file that is at fault."""
         item = self.items[index]
-        image = read_image(self._bytes(item), self.archive.where(item.image))
+        with of_file(item.image):
+            image = read_image(self._bytes(item), self.archive.where(item.image))
         segments = self._segments(item, (image.shape[0], image.shape[1]))
         return Sample(torch.from_numpy(image).permute(2, 0, 1), segments, item.image_id)
 
     def segments(self, index: int) -> Segments:
         """Read the segments of one image without decoding it: its header tells its size. Raises DataError."""
         item = self.items[index]
-        return self._segments(item, item.size or image_size(self._bytes(item), self.archive.where(item.image)))
+        with of_file(item.image):
+            size = item.size or image_size(self._bytes(item), self.archive.where(item.image))
+        return self._segments(item, size)
 
     def image_bytes(self, index: int) -> bytes:
         """Read the image file as it is. Raises DataError."""
@@ -80,7 +83,10 @@ class Split:
         return self.archive.read(item.image) if self.read_bytes is None else self.read_bytes(self.archive, item)
 
     def _segments(self, item: Item, size: tuple[int, int]) -> Segments:
-        with within(lambda: f"{self.archive.where(item.annotation)}: image {item.image_id}"):
+        with (
+            of_file(item.annotation),
+            within(lambda: f"{self.archive.where(item.annotation)}: image {item.image_id}"),
+        ):
             return self.read_segments(self.archive, item, size)
 
 
