@@ -388,7 +388,7 @@ def test_the_command(tmp_path: Path, capsys, monkeypatch) -> None:
     assert "coco-panoptic, recognised: " in out
     assert "train2017: train2017/street_000001.jpg, its segments in " in out
     assert "task        panoptic" in out
-    assert "1 of 3 images have more segments than 4 queries can find, at most 5" in out
+    assert "1 of 3 images: more segments than 4 queries can find; at most 5" in out
     assert "the median object is" in out
     assert "inspect: 3 of 3" in err
     with Image.open(tmp_path / "s.png") as picture:
@@ -444,9 +444,11 @@ def test_faults_are_told(tmp_path: Path, capsys) -> None:
     for name in ("images/test/a.png", "images/test/b.png", "masks/test/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    assert main(["data", "inspect", str(tmp_path)]) == 0
+    assert main(["data", "inspect", str(tmp_path)]) == 3
     out, err = capsys.readouterr()
-    assert "not opened  test: " in out
+    assert (
+        out.index("not opened  test: ") < out.index("the figures are of train, val only") < out.index("Splits (")
+    )
     assert "unreadable  train: 1 of 2 images; the first: " in out
     assert "eomt data validate" in err
 

@@ -227,7 +227,7 @@ def test_malformed_shapes_are_named(tmp_path: Path, bad: dict[str, Any], message
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"a.json": '{"shapes": [], "imagePath": NaN}'}, "not valid JSON .NaN is not a number"),
+        ({"a.json": '{"shapes": [], "imagePath": NaN}'}, "not valid JSON .NaN is no number"),
         ({"a.json": '{"shapes": [' + "[" * 100_000 + '"imagePath"'}, "not valid JSON"),
         ({"a.json": {"shapes": {}, "imagePath": "a.png"}}, '"shapes" is not a list'),
         ({"a.json": file([3], "a.png")}, r"a.json: shapes\[0\] is 3"),  # type: ignore[list-item]

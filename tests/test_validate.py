@@ -1,6 +1,7 @@
 """Each seeded defect is found with its place, alone and among others; what is sound is not blamed, nor changed."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from pyarrow import parquet
 from eomt.cli import main
 from eomt.cli.data_validate import run
 from eomt.data.validate import Report, validate
-from eomt.errors import ConfigError
+from eomt.errors import ConfigError, DataError
 from layouts import (
     ade20k,
     cityscapes,
@@ -41,7 +42,7 @@ Mutation = Callable[[Path], None]
 
 
 def in_json(file: str, change: Callable[[Any], Any]) -> Mutation:
-    """Change what stands in a JSON file. 1e999, which JSON allows, is infinite."""
+    """Change what stands in a JSON file. 1e999, which JSON allows, is infinite; NaN is no JSON."""
 
     def mutate(root: Path) -> None:
         values = json.loads((root / file).read_text())
@@ -187,7 +188,12 @@ def item(index: int, annotation: int, **fields: Any) -> Mutation:
 
 DEFECTS = (
     # COCO: annotations 5000, 5003, 5006 are of image 1000 (polygon, two polygons, RLE), 5009 of 1007 (compressed).
-    Defect(coco.write, in_list(T, "annotations", 0, segmentation=[[1, 1, 9, 1, 9, 1e999]]), T, "5000: .*inf"),
+    Defect(
+        coco.write,
+        in_list(T, "annotations", 0, segmentation=[[1, 1, 9, 1, 9, 1e999]]),
+        T,
+        r"5000: segmentation.0..5. is Infinity",
+    ),
     Defect(coco.write, in_list(T, "annotations", 1, segmentation=FAR), T, "5003: .*x 60, y .*outside"),
     Defect(
         coco.write,
@@ -233,11 +239,17 @@ DEFECTS = (
         coco.write,
         in_list(V, "annotations", 0, category_id=13),
         V,
-        "class 'stop sign' has 1 segments in val2017 .*image street_000003.*none in train2017",
-        3,
+        "class 'stop sign' is in val2017 .*image street_000003.*not in train2017: it cannot be learnt",
+        6,
     ),
-    Defect(coco.write, cut(T), T, "not valid JSON", 0),
-    Defect(coco.write, in_text(V, "[3.0, 3.0", "[NaN, 3.0"), V, r"annotations\[0\]: .*NaN", 0),
+    Defect(coco.write, cut(T), T, "not valid JSON.*what comes after this place was not checked", 0),
+    Defect(coco.write, in_text(V, "[3.0, 3.0", "[NaN, 3.0"), V, r"5000: segmentation\[0\]\[0\] is NaN", 4),
+    Defect(coco.write, in_json(T, lambda c: c.update(info={"year": math.nan})), T, "info: year is NaN", 4),
+    Defect(coco.write, in_text(T, '"bbox": [2', '"bbox": [NaN'), T, r"5000: bbox\[0\] is NaN", 4),
+    Defect(coco.write, in_list(T, "images", 1, license=math.nan), T, r"images\[1\]: license is NaN", 4),
+    Defect(coco.write, in_list(T, "annotations", 3, segmentation=[[1, 2, 3, 4]]), T, "5009: seg.*: no poly", 4),
+    Defect(coco.write, in_json(T, lambda c: c.update(annotations=7)), T, '"annotations" is 7, not a list', 5),
+    Defect(coco.write, cut("train2017/street_000002.jpg"), "train2017/street_000002.jpg", "cannot be decoded", 5),
     Defect(
         coco.write_roboflow, copied(ROBOFLOW, "images", 0, id=3), ROBOFLOW, "two images are the file valid/str"
     ),
@@ -262,7 +274,13 @@ DEFECTS = (
     Defect(folder.write, resized(f"{M}/{TWO}.png"), f"{M}/{TWO}.png", f"{TWO}: the mask is 40 x 30"),
     Defect(folder.write, copy(f"{M}/{ONE}.png", f"{M}/x.png"), f"{M}/x.png", "no image of its name"),
     Defect(folder.write, cut("images/val/street_000003.png"), "images/val/street_000003.png", "cannot be dec"),
-    Defect(folder.write, removed(f"{M}/{TWO}.png"), "", f"have no mask: images/train/{TWO}.png", 2),
+    Defect(
+        folder.write,
+        removed(f"{M}/{TWO}.png"),
+        f"images/train/{TWO}.png",
+        f"have no mask: images/train/{TWO}.png",
+        2,
+    ),
     Defect(folder.write, cut(f"{M}/{ONE}.png"), f"{M}/{ONE}.png", "cannot be decoded", 2),
     Defect(
         folder.write,
@@ -288,7 +306,7 @@ DEFECTS = (
     Defect(
         folder.write,
         copy(f"images/train/{ONE}.png", "images/val/other.png"),
-        "",
+        "images/val/other.png",
         "have no mask: images/val/other.png",
         2,
     ),
@@ -319,7 +337,10 @@ DEFECTS = (
         r"object 9 \(green\) has class 101",
     ),
     Defect(
-        ade20k.write, removed(f"annotations/training/{TWO}.png"), "", f"no mask in annotations/training: {TWO}.png"
+        ade20k.write,
+        removed(f"annotations/training/{TWO}.png"),
+        f"images/training/{TWO}.jpg",
+        f"no mask in annotations/training: {TWO}.png",
     ),
     Defect(
         ade20k.write_prepared,
@@ -618,6 +639,128 @@ def test_names_are_no_contents(tmp_path):
     ]  # copy comes first
 
 
+def kinds(report: Report, words: str) -> list[tuple[str, str, str]]:
+    """Severity, kind and file of what is told with these words."""
+    return [(f.severity, f.kind, f.file) for f in report.findings if re.search(words, f.message)]
+
+
+def test_a_split_that_cannot_be_opened_is_listed_and_what_was_not_compared_is_said(tmp_path, capsys):
+    coco.write(tmp_path)
+    cut(T)(tmp_path)
+    report = validate(tmp_path)
+    train, val = report.splits
+    assert (train.name, train.images) == ("train2017", 0)
+    assert "not valid JSON" in train.unopened
+    assert (val.name, val.images, val.unopened) == ("val2017", 1, "")
+    (words,) = [finding.message for finding in report.notices if finding.kind == "not checked"]
+    assert "train2017 cannot be opened" in words
+    assert "nor whether val2017 share images with it" in words
+    assert "classes that cannot be learnt" in words
+    assert not [finding for finding in report.findings if finding.kind == "left out"]  # of train
+    assert main(["data", "validate", str(tmp_path)]) == 3
+    assert "train2017: cannot be opened: annotations/instances_train2017.json: " in capsys.readouterr().out
+
+
+def test_splits_that_can_be_opened_are_compared(tmp_path):
+    voc.write(tmp_path)
+    names = [split.name for split in validate(tmp_path).splits]
+    assert names == ["train", "trainval", "val"]
+    (tmp_path / f"{LISTS}/val.txt").write_bytes(b"\xff\n")
+    report = validate(tmp_path)
+    assert [split.name for split in report.splits if split.unopened] == ["val"]
+    assert not [p for p in report.problems if p.kind == "same image"]  # trainval may be made of train and val
+    folder.write(tmp_path / "folder")
+    for part in ("images", "masks"):
+        shutil.copytree(tmp_path / f"folder/{part}/train", tmp_path / f"folder/{part}/again")
+        (tmp_path / f"folder/{part}/val/street_000003.png").rename(tmp_path / f"folder/{part}/val/{part}.png")
+    report = validate(tmp_path / "folder")
+    assert [p.split for p in report.problems if p.kind == "same image"] == ["train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("write", "mutate", "words"),
+    [
+        (folder.write, removed(f"{M}/{TWO}.png"), TWO),  # not a spare picture besides
+        (folder.write, copy(f"{M}/{ONE}.png", f"{M}/x.png"), "masks? of no image|x.png"),
+        (coco.write, in_list(T, "annotations", 3, image_id=4), "images that the file does not list|5009"),
+        (coco.write, in_list(T, "annotations", 0, segmentation=[[1, 2, 3, 4]]), "three points|5000"),
+        (yolo.write, removed(f"images/train/{ONE}.png"), "label files of no image|labels/train"),
+        (instance_folder.write, removed(f"images/train/{TWO}.png"), "are not there|is not there"),
+        (
+            cityscapes.write,
+            removed(f"leftImg8bit/train/street/{TWO}_leftImg8bit.png"),
+            "id maps without|not there",
+        ),
+        (labelme.write, shape(f"train/{ONE}.json", 0, points=[[math.nan, 0], [9, 0], [9, 9]]), "NaN|nan"),
+    ],
+)
+def test_a_defect_is_told_once(write, mutate, words, tmp_path):
+    write(tmp_path)
+    mutate(tmp_path)
+    told = kinds(validate(tmp_path), words)
+    assert [severity for severity, _, _ in told] == ["problem"], told
+
+
+def test_what_is_no_number_ends_only_its_file(tmp_path):
+    label_studio.write(tmp_path)
+    cut("val.json", 0.95)(tmp_path)
+    region(0, 2, {"points": [[0, 0], [400, 0], [9, 9]]})(tmp_path)
+    report = validate(tmp_path)
+    assert {problem.file for problem in report.problems} >= {"val.json", "train.json"}
+
+
+def test_a_file_that_ends_early_is_read_as_far_as_it_goes(tmp_path):
+    coco.write(tmp_path)
+    values = json.loads((tmp_path / T).read_text())
+    ordered = {key: values[key] for key in ("images", "categories", "annotations")}
+    ordered["annotations"][0]["category_id"] = 99
+    (tmp_path / T).write_text(json.dumps(ordered)[:-60])
+    cut("train2017/street_000002.jpg")(tmp_path)
+    report = validate(tmp_path)
+    assert kinds(report, "what comes after this place was not checked") == [("problem", "entries", T)]
+    assert kinds(report, "annotation 5000: category_id 99") == [("problem", "segments", T)]
+    assert kinds(report, "cannot be decoded") == [("problem", "images", "train2017/street_000002.jpg")]
+    (tmp_path / T).write_bytes((tmp_path / T).read_bytes().replace(b"person", b"pers\xffn"))
+    assert kinds(validate(tmp_path), "not UTF-8")
+    assert kinds(validate(tmp_path), "annotation 5000: category_id 99")
+
+
+def test_a_class_may_be_in_what_cannot_be_read(tmp_path):
+    coco.write(tmp_path)
+    in_list(V, "annotations", 0, category_id=13)(tmp_path)
+    in_list(T, "annotations", 0, segmentation="?")(tmp_path)
+    report = validate(tmp_path)
+    assert kinds(report, "'stop sign' is in val2017") == [("notice", "classes", V)]
+    assert kinds(report, r"in nothing of train2017 that can be read; mend its problems \(1\)")
+
+
+def test_areas_boxes_and_polygons_without_area_are_noticed_with_their_place(tmp_path):
+    coco.write(tmp_path / "coco")
+    in_list(T, "annotations", 0, area=500)(tmp_path / "coco")
+    in_list(T, "annotations", 2, bbox=[18, 14, 30, 22])(tmp_path / "coco")
+    ring = [[7.0, 10.0, 11.0, 10.0, 11.0, 20.0, 7.0, 20.0]]
+    in_list(T, "annotations", 1, segmentation=[*ring, [8, 11, 9, 12], [8, 11, 9, 12, 10, 13]])(tmp_path / "coco")
+    report = validate(tmp_path / "coco")
+    assert not report.problems, listed(report)
+    assert kinds(report, "5000: area is 500, but its mask has 50 pixels") == [("notice", "segments", T)]
+    assert kinds(report, r"annotation 5006: bbox is .*its mask lies in \[18, 14, 12, 8\] \(width and height come")
+    assert kinds(report, r"5003: segmentation\[1\] has no area \(2 points") == [("notice", "entries", T)]
+    assert kinds(report, r"annotation 5003: segmentation\[2\] has no area \(its points lie on a line")
+    coco_panoptic.write(tmp_path / "panoptic")
+    segment(0, 0, area=7)(tmp_path / "panoptic")
+    segment(0, 1, bbox=[0, 0, 1, 1])(tmp_path / "panoptic")
+    report = validate(tmp_path / "panoptic")
+    assert not report.problems, listed(report)
+    assert kinds(report, "segment .*: area is 7") == [("notice", "segments", f"{PNG}/{ONE}.png")]
+    assert len(kinds(report, "segment .*: bbox is")) == 1
+
+
+def test_files_are_named_from_the_folder_that_was_given(tmp_path):
+    folder.write(tmp_path / "outer/inner")
+    painted(f"{M}/{ONE}.png", 9001)(tmp_path / "outer/inner")
+    assert {problem.file for problem in validate(tmp_path / "outer").problems} == {f"inner/{M}/{ONE}.png"}
+
+
 def test_processes_find_the_same_in_the_same_order(tmp_path):
     folder.write(tmp_path)
     painted(f"{M}/{ONE}.png", 9001)(tmp_path)
@@ -631,7 +774,8 @@ def test_processes_find_the_same_in_the_same_order(tmp_path):
 
 def test_what_is_no_data_set(tmp_path):
     assert [problem.kind for problem in validate(tmp_path).problems] == ["layout"]
-    assert [problem.kind for problem in validate(tmp_path / "nowhere").problems] == ["layout"]
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        validate(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="no data format 'foldr'; did you mean folder"):
         validate(tmp_path, format="foldr")
 
@@ -672,11 +816,17 @@ def test_command(tmp_path, capsys):
         in lines.out
     )
     assert "  ... and 20 more (--show, --json)" in lines.out
-    assert "23 problems in 1 files, 1 notices" in lines.err
+    assert "23 problems in 1 file, 1 notice\n" in lines.err
     assert main(["data", "validate", str(tmp_path), "--json"]) == 3
     values = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (values["clean"], values["counts"]) == (False, {"problems": 23, "notices": 1})
-    assert values["splits"][0] == {"name": "train", "images": 2, "segments": 4, "negatives": 0}
+    assert values["splits"][0] == {
+        "name": "train",
+        "images": 2,
+        "segments": 4,
+        "negatives": 0,
+        "unopened": None,
+    }
     assert len(values["findings"]) == 24
     assert values["findings"][-1]["image_id"] == ONE or values["findings"][0]["kind"] == "left out"
     with pytest.raises(ConfigError, match="needs a PATH"):

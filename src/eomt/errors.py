@@ -39,6 +39,11 @@ class DataError(EomtError, ValueError):
 
     exit_code = 3
 
+    def __init__(self, *words: object, file: str = ""):
+        super().__init__(*words)
+        self.file = file
+        """The file at fault, by its name in the data set; empty where it is none, or not known (yet)."""
+
 
 class ModelError(EomtError, ValueError):
     """A model or a checkpoint is not usable."""

@@ -13,7 +13,17 @@ from typing import Any
 
 from eomt.errors import ConfigError, EomtError, ResourceError
 
-__all__ = ["LogLines", "log_lines", "note", "print_json", "print_table", "printable", "progress", "report"]
+__all__ = [
+    "LogLines",
+    "counted",
+    "log_lines",
+    "note",
+    "print_json",
+    "print_table",
+    "printable",
+    "progress",
+    "report",
+]
 
 QUIET_SECONDS = 10.0
 """Where standard error is no terminal, progress is a line at most so often."""
@@ -34,6 +44,15 @@ def printable(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
         for character in str(text)
     )
+
+
+def counted(count: int, thing: str) -> str:
+    """Write a count with what is counted: `1 image`, `2 images`, `2 classes`, `0 queries`."""
+    if count == 1:
+        return f"1 {thing}"
+    if thing.endswith("y"):
+        return f"{count} {thing[:-1]}ies"
+    return f"{count} {thing}{'es' if thing.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
 def note(text: object) -> None:

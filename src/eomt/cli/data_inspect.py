@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from eomt.cli.console import log_lines, note, print_json, print_table, printable, progress
+from eomt.cli.console import counted, log_lines, note, print_json, print_table, printable, progress
 from eomt.cli.options import Switch, parse
 from eomt.config import TaskName
 from eomt.data import figures
@@ -25,6 +25,8 @@ Show what a data set holds: its layout, splits, classes, sizes of images and of
 objects, and what training would make of it. Images are not decoded, and what
 was measured is remembered until a file changes (in EOMT_CACHE, else in
 ~/.cache/eomt). Nothing is written into the data set.
+
+Exit code 0: every split was measured; 3: some could not be opened, or none.
 
 Example: eomt data inspect my-data.zip --sheet my-data.png"""
 
@@ -104,7 +106,7 @@ def run(arguments: Sequence[str]) -> int:
         print_json(_as_json(options, found, parts, total, twice))
     else:
         _print(options, found, parts, total, twice)
-    return 0
+    return DataError.exit_code if found.closed else 0
 
 
 def _check(options: InspectArguments) -> None:
@@ -195,6 +197,7 @@ def _print(
 ) -> None:
     """Print everything, for people."""
     _print_format(found)
+    _print_closed(found)
     _print_splits(options, parts, total)
     _print_classes(parts, total)
     _print_sizes(total)
@@ -216,6 +219,15 @@ def _print_format(found: Inspection) -> None:
     if found.class_map is not None:
         _say("class map", str(found.class_map))
     _say("task", f"{found.task}, unless another is asked for: {WHY[found.task]}")
+
+
+def _print_closed(found: Inspection) -> None:
+    """Say which splits the tables lack."""
+    for name, reason in found.closed.items():
+        _say("not opened", f"{name}: {reason}")
+    if found.closed:
+        measured = ", ".join(found.splits)
+        _say("", f"the figures are of {measured} only; eomt data validate {found.root} lists all that is wrong")
 
 
 def _print_splits(options: InspectArguments, parts: dict[str, Figures], total: Figures) -> None:
@@ -285,7 +297,7 @@ def _print_classes(parts: dict[str, Figures], total: Figures) -> None:
     print_table(title, ["class", "kind", "id", "images", "segments", "pixels %", *told], rows, text=2)
     unseen = [each.name for each in total.classes if not each.images]
     if unseen:
-        _say("unused", f"{len(unseen)} classes without a segment: {', '.join(unseen)}")
+        _say("unused", f"{counted(len(unseen), 'class')} without a segment: {', '.join(unseen)}")
 
 
 def _print_sizes(total: Figures) -> None:
@@ -327,8 +339,8 @@ def _print_advice(options: InspectArguments, found: Inspection, total: Figures) 
     if total.above_queries:
         _say(
             "queries",
-            f"{total.above_queries} of {total.images} images have more segments than {options.queries} queries "
-            f"can find, at most {total.most_segments}: see --model.num-queries",
+            f"{total.above_queries} of {counted(total.images, 'image')}: more segments than "
+            f"{counted(options.queries, 'query')} can find; at most {total.most_segments} (--model.num-queries)",
         )
     view = total.view
     if view is None:
@@ -344,19 +356,15 @@ def _print_advice(options: InspectArguments, found: Inspection, total: Figures) 
 
 def _print_faults(found: Inspection, parts: dict[str, Figures], twice: Repeated) -> None:
     """Say what was passed over, and what is odd."""
-    for name, reason in found.closed.items():
-        _say("not opened", f"{name}: {reason}")
     for name, part in parts.items():
         for words in part.left_out:
             _say("left out", f"{name}: {words}")
         if part.unreadable:
-            _say(
-                "unreadable",
-                f"{name}: {len(part.unreadable)} of {part.images} images; the first: {part.unreadable[0]}",
-            )
+            images = counted(part.images, "image")
+            _say("unreadable", f"{name}: {len(part.unreadable)} of {images}; the first: {part.unreadable[0]}")
     if twice.images:
-        _say("repeated", f"{twice.images} images are in several splits: {', '.join(twice.examples[:3])}")
+        _say("repeated", f"{counted(twice.images, 'image')} in several splits: {', '.join(twice.examples[:3])}")
     if twice.names:
-        _say("repeated", f"{twice.names} names of several files: {', '.join(twice.examples[-2:])}")
-    if found.closed or any(part.unreadable for part in parts.values()):
+        _say("repeated", f"{counted(twice.names, 'name')} of several files: {', '.join(twice.examples[-2:])}")
+    if any(part.unreadable for part in parts.values()):
         note(f"eomt data validate {found.root}: lists all that is wrong")

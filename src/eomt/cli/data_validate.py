@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from eomt.cli.console import note, print_json, printable, progress
+from eomt.cli.console import counted, note, print_json, printable, progress
 from eomt.cli.options import Switch, parse
 from eomt.errors import ConfigError, DataError
 
@@ -19,7 +19,8 @@ __all__ = ["run"]
 DESCRIPTION = """\
 Find everything that is wrong with a data set, in one pass: every split is opened, every
 image and mask is read, and the splits are compared. Nothing is written or changed.
-Problems make a data set unfit; notices are worth a look and may be meant so.
+Problems make a data set unfit; notices are worth a look and may be meant so. What could
+not be checked, as a split cannot be opened, is a notice too.
 
 Exit code 0: no problems; 3: there are some.
 
@@ -79,26 +80,28 @@ def _values(report: "Report") -> dict[str, object]:
         "format": report.format or None,
         "clean": not report.problems,
         "counts": {"problems": len(report.problems), "notices": len(report.notices)},
-        "splits": [split._asdict() for split in report.splits],
+        "splits": [split._asdict() | {"unopened": split.unopened or None} for split in report.splits],
         "findings": [finding._asdict() for finding in report.findings],
     }
 
 
 def _list(report: "Report", most: int) -> None:
     for split in report.splits:
-        print(
-            printable(f"{split.name}: {split.images} images, {split.segments} segments, read as {report.format}")
-        )
-    for title, findings in (("problems", report.problems), ("notices", report.notices)):
+        told = f"{counted(split.images, 'image')}, {counted(split.segments, 'segment')}, read as {report.format}"
+        if split.unopened:
+            told = f"cannot be opened: {_short(split.unopened, report)}"
+        print(printable(f"{split.name}: {told}"))
+    for title, findings in (("problem", report.problems), ("notice", report.notices)):
         for (split_name, kind), group in _grouped(findings).items():
-            print(printable(f"\n{split_name or 'all splits'}, {kind}: {len(group)} {title}".lstrip("\n")))
+            print(printable(f"\n{split_name or 'all splits'}, {kind}: {counted(len(group), title)}".lstrip("\n")))
             for finding in group[:most]:
                 print(f"  {printable(_short(finding.message, report))}")
             if len(group) > most:
                 print(f"  ... and {len(group) - most} more (--show, --json)")
     files = len({finding.file for finding in report.problems if finding.file})
-    told = f"{len(report.problems)} problems in {files} files" if report.problems else "no problems"
-    note(f"{report.path}: {told}, {len(report.notices)} notices")
+    told = counted(len(report.problems), "problem") if report.problems else "no problems"
+    told += f" in {counted(files, 'file')}" if files else ""
+    note(f"{report.path}: {told}, {counted(len(report.notices), 'notice')}")
 
 
 def _grouped(findings: Iterable["Problem"]) -> dict[tuple[str, str], list["Problem"]]:

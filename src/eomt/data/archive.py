@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eomt.data.problems import of_file
 from eomt.data.volumes import MAX_BYTES, MAX_MEMBERS, FileSource, Source, Volume, open_volume, relative_name
 from eomt.errors import DataError
 
@@ -87,14 +88,15 @@ class Archive:
 
     def read(self, name: str) -> bytes:
         """Read one file. Raises DataError when it is missing, unreadable, damaged or absurdly large."""
-        file = self._file(name)
-        if file is not None:
-            return _read_file(file)
-        found = self._member(name)
-        if found is None:
-            raise DataError(f"{self.where(name)}: no such file; check that nothing is missing")
-        mount, member = found
-        return mount.volume.read(member)
+        with of_file(name):
+            file = self._file(name)
+            if file is not None:
+                return _read_file(file)
+            found = self._member(name)
+            if found is None:
+                raise DataError(f"{self.where(name)}: no such file; check that nothing is missing")
+            mount, member = found
+            return mount.volume.read(member)
 
     def stamps(self) -> Iterator[tuple[str, int, int]]:
         """Give name, size and time of the last change (ns) of each file on disk, in the order of names.

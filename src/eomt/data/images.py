@@ -180,13 +180,15 @@ def read_color_map(data: bytes, name: str = "mask", max_pixels: int = MAX_PIXELS
         )
     try:
         image = _upright(file)
-        colors = np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
+        # Pillow keeps four bytes a pixel, in this order: so they are numbers already.
+        pixels = np.frombuffer(image.tobytes("raw", "RGBA" if mode == "RGBA" else "RGBX"), dtype="<i4")
     except Exception as error:
         raise _damaged(name, error) from error
-    if colors.shape[2] == 4 and colors[..., 3].min() < 255:
+    if mode == "RGBA" and pixels.view(np.uint8)[3::4].min() < 255:
         raise DataError(f"{name}: the mask is transparent in places; save it without transparency")
-    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
-    return red | green << 8 | blue << 16
+    return (pixels & 0xFFFFFF).astype(np.int32, copy=False).reshape(image.height, image.width)
 
 
 def _stored_bits(file: ImageFile, data: bytes) -> int:

@@ -13,11 +13,19 @@ from typing import TypeVar
 
 from eomt.errors import DataError
 
-__all__ = ["at_once", "collecting", "each", "strict", "tell", "within"]
+__all__ = ["Remark", "Told", "at_once", "collecting", "each", "of_file", "strict", "tell", "within"]
 
 T = TypeVar("T")
 
 _collected: ContextVar[list[ValueError] | None] = ContextVar("_collected", default=None)
+
+
+class Remark(DataError):
+    """What is worth a look, and may be meant so: told, never raised."""
+
+
+class Told(ValueError):
+    """Ends an entry of which the fault was told before."""
 
 
 class _Each:
@@ -36,8 +44,16 @@ class _Each:
         problems = _collected.get()
         if problems is None:
             return False
-        problems.append(error)
+        if not _was_told(error):
+            problems.append(error)
         return True
+
+
+def _was_told(error: BaseException | None) -> bool:
+    """Tell whether what was told before is the cause of an error."""
+    while error is not None and not isinstance(error, Told):
+        error = error.__cause__
+    return error is not None
 
 
 _EACH = _Each()
@@ -80,6 +96,22 @@ def collecting() -> Iterator[list[ValueError]]:
             yield problems
     finally:
         _collected.reset(token)
+
+
+@contextmanager
+def of_file(name: str) -> Iterator[None]:
+    """Note in DataErrors that are raised or collected here which file they are of, unless that is known."""
+    collected, error = _collected.get(), None
+    before = len(collected or ())
+    try:
+        yield
+    except DataError as raised:
+        error = raised
+        raise
+    finally:
+        for fault in (error, *(collected or ())[before:]):
+            if isinstance(fault, DataError) and not fault.file:
+                fault.file = name
 
 
 @contextmanager

@@ -5,7 +5,7 @@ what their contents mean; reading bytes is left to `archive`, pictures to `image
 a reader to `detect`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ import torch
 from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.images import image_size, read_image
-from eomt.data.problems import within
+from eomt.data.problems import of_file, within
 from eomt.types import Sample, Segments
 
-__all__ = ["Format", "Item", "Origin", "Split"]
+__all__ = ["Format", "Item", "Split"]
 
 
 class Item(NamedTuple):
@@ -37,15 +37,6 @@ class Item(NamedTuple):
     """Upright height and width, where annotations are opened without the images that would tell them."""
 
 
-class Origin(NamedTuple):
-    """The file of COCO's that a split is read from, which says more than segments; see `besides`."""
-
-    file: str
-    ids: Callable[[Item, tuple[int, int] | None], Sequence[int | str | None]]
-    """Gives the ids of the segments of an image of this size, in their order; without a size, of all that are
-    listed, those without pixels too."""
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
     """One split of a data set: a `Dataset`. Opening lists the files; they are decoded when they are asked for."""
@@ -60,7 +51,6 @@ class Split:
     """What the reader passed over, each with a count and a reason: `3 annotations without a mask (boxes only)`."""
     read_bytes: Callable[[Archive, Item], bytes] | None = None
     """Reads the image file of an item where it may lie inside another file (`Item.image` then names that one)."""
-    origin: Origin | None = None
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -73,14 +63,17 @@ class Split:
     def __getitem__(self, index: int) -> Sample:
         """Read one image and its segments. Raises DataError naming the file that is at fault."""
         item = self.items[index]
-        image = read_image(self._bytes(item), self.archive.where(item.image))
+        with of_file(item.image):
+            image = read_image(self._bytes(item), self.archive.where(item.image))
         segments = self._segments(item, (image.shape[0], image.shape[1]))
         return Sample(torch.from_numpy(image).permute(2, 0, 1), segments, item.image_id)
 
     def segments(self, index: int) -> Segments:
         """Read the segments of one image without decoding it: its header tells its size. Raises DataError."""
         item = self.items[index]
-        return self._segments(item, item.size or image_size(self._bytes(item), self.archive.where(item.image)))
+        with of_file(item.image):
+            size = item.size or image_size(self._bytes(item), self.archive.where(item.image))
+        return self._segments(item, size)
 
     def image_bytes(self, index: int) -> bytes:
         """Read the image file as it is. Raises DataError."""
@@ -90,7 +83,10 @@ class Split:
         return self.archive.read(item.image) if self.read_bytes is None else self.read_bytes(self.archive, item)
 
     def _segments(self, item: Item, size: tuple[int, int]) -> Segments:
-        with within(lambda: f"{self.archive.where(item.annotation)}: image {item.image_id}"):
+        with (
+            of_file(item.annotation),
+            within(lambda: f"{self.archive.where(item.annotation)}: image {item.image_id}"),
+        ):
             return self.read_segments(self.archive, item, size)
 
 

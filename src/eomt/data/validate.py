@@ -5,7 +5,7 @@ meant so. What a file must look like is the readers' business: here they are str
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, pairwise
@@ -16,23 +16,25 @@ from eomt.data.archive import Archive
 from eomt.data.detect import Found, find_format
 from eomt.data.images import IMAGE_SUFFIXES, read_image
 from eomt.data.pool import in_order
-from eomt.data.problems import collecting
+from eomt.data.problems import Remark, collecting, of_file, tell
 from eomt.data.reader import Split
+from eomt.data.unions import identities, unions
 from eomt.errors import DataError
 from eomt.types import ANY_CLASS, Segments
 
-__all__ = ["Kind", "Problem", "Report", "SplitCounts", "validate"]
+__all__ = ["Kind", "Problem", "Report", "Severity", "SplitCounts", "validate"]
 
-Kind = Literal["layout", "entries", "images", "segments", "same image", "classes", "left out"]
+Severity = Literal["problem", "notice"]
+Kind = Literal["layout", "entries", "images", "segments", "same image", "classes", "left out", "not checked"]
 """What a problem is of: the data set as a whole; lists and annotation files, and files that are absent or of no
 use; pictures that cannot be read; masks and shapes; images that are there twice; classes; what reading passes
-over."""
+over; what could not be looked at."""
 
 
 class Problem(NamedTuple):
     """One thing that is wrong, or worth a look."""
 
-    severity: Literal["problem", "notice"]
+    severity: Severity
     kind: Kind
     split: str
     """Empty where it concerns several."""
@@ -52,6 +54,8 @@ class SplitCounts(NamedTuple):
     segments: int
     negatives: int
     """Images without any segment."""
+    unopened: str = ""
+    """Why nothing of it could be read; empty where it could."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,17 @@ def validate(
     """Look for everything that is wrong with a data set. What is wrong with the data is reported, not raised.
 
     `workers` processes read the images; None: as many as the machine has processors, for more than a few images.
-    `progress` is told how many images were read, and of how many. Raises ConfigError for a format that is not
-    known, ResourceError where a process dies.
+    `progress` is told how many images were read, and of how many. Raises DataError where there is nothing of that
+    name, ConfigError for a format that is not known, ResourceError where a process dies.
     """
+    root = Path(root)
     try:
         found = find_format(root, format)
     except DataError as error:
-        return Report(Path(root), "", (), (Problem("problem", "layout", "", "", "", str(error)),))
-    root = Path(root)
-    opened, findings = _open(found, root)
+        if not root.exists():
+            raise
+        return Report(root, "", (), (Problem("problem", "layout", "", error.file, "", str(error)),))
+    opened, unopened, findings = _open(found)
     results: dict[str, list[_Read]] = {}
     total = sum(map(len, opened.values()))
     for name, split in opened.items():
@@ -102,43 +108,46 @@ def validate(
             results[name].append(read)
             if progress:
                 progress(done + len(results[name]), total)
-        findings += _of_samples(name, split, results[name], root)
-    findings += _unused(found.archive, opened)
-    findings += _same_images(opened, results)
-    train = None
+        findings += _of_samples(name, split, results[name])
+    names, train = tuple(opened), None
     with collecting():  # what is wrong with the splits was told when they were opened
-        train = found.name_of("train")
-    findings += _classes(opened, results, train)
-    counts = tuple(
-        SplitCounts(
-            name, len(reads), sum(read.labels.total() for read in reads), sum(not read.labels for read in reads)
-        )
-        for name, reads in results.items()
-    )
-    return Report(root, found.format.name, counts, tuple(_distinct(findings)))
+        names, train = found.splits, found.name_of("train")
+    findings += _unchecked(opened, unopened, train)
+    if not unopened:
+        findings += _unused(found.archive, opened, {finding.file for finding in findings})
+    parts = _parts(opened, are_all=not unopened)
+    broken = Counter(finding.split for finding in findings if finding.severity == "problem")
+    findings += _same_images({name: opened[name] for name in parts}, results)
+    findings += _classes(opened, results, parts, train, broken)
+    counts = {name: _counts(name, reads) for name, reads in results.items()}
+    counts |= {name: SplitCounts(name, 0, 0, 0, reason) for name, reason in unopened.items()}
+    # The folder that holds the data set may lie in the one that was named.
+    inside = "" if found.archive.path == root else f"{found.archive.path.relative_to(root)}/"
+    named = [finding._replace(file=finding.file and inside + finding.file) for finding in findings]
+    return Report(root, found.format.name, tuple(counts[name] for name in names), tuple(_distinct(named)))
 
 
-def _open(found: Found, root: Path) -> tuple[dict[str, Split], list[Problem]]:
-    """Open every split. What is wrong with several is said once, and of none of them."""
-    archive, opened = found.archive, dict[str, Split]()
-    where: dict[str, list[str]] = {}
+def _open(found: Found) -> tuple[dict[str, Split], dict[str, str], list[Problem]]:
+    """Open every split; say why others cannot be. What is wrong with several is said once, and of none of them."""
+    archive, opened, unopened = found.archive, dict[str, Split](), dict[str, str]()
+    where: dict[_Fault, list[str]] = {}
     names: tuple[str, ...] = ()
-    try:
+    with collecting() as faults:
         names = found.splits
-    except DataError:
-        with collecting() as faults:
-            names = found.splits
-        where = {str(fault): [] for fault in faults}
+    if not names:
+        where = {fault: [] for fault in _faults("entries", faults)}
     for name in names:
         with collecting() as faults:
             opened[name] = found.format.open(archive, name)
-        for message in dict.fromkeys(map(str, faults)):
-            where.setdefault(message, []).append(name)
+        if name not in opened:
+            unopened[name] = str(faults[-1])
+        for fault in _faults("entries", faults):
+            where.setdefault(fault, []).append(name)
     findings = [
-        Problem("problem", "entries", splits[0] if len(splits) == 1 else "", _file(message, root), "", message)
-        for message, splits in where.items()
+        Problem(fault.severity, fault.kind, splits[0] if len(splits) == 1 else "", fault.file, "", fault.message)
+        for fault, splits in where.items()
     ]
-    if not names:
+    if not names and not findings:
         findings.append(
             Problem("problem", "layout", "", "", "", f"{archive.path}: no split with annotated images")
         )
@@ -152,23 +161,30 @@ def _open(found: Found, root: Path) -> tuple[dict[str, Split], list[Problem]]:
             for id, count in Counter(split.image_ids).items()
             if count > 1
         ]
-    return opened, findings
+    return opened, unopened, findings
 
 
-def _file(message: str, root: Path) -> str:
-    """Give the file that a message is of, which comes first in it, from the root of the data set on."""
-    place = message.partition(": ")[0]
-    if place.startswith(f"{root}/"):
-        return place.removeprefix(f"{root}/")
-    name, _, archive = place.partition(" in ")
-    return name if str(root) in archive else ""
+def _counts(name: str, reads: list["_Read"]) -> SplitCounts:
+    segments = [read.labels.total() for read in reads]
+    return SplitCounts(name, len(reads), sum(segments), segments.count(0))
 
 
 class _Fault(NamedTuple):
-    """What is wrong with an image or its segments."""
+    """What is wrong with an image, its segments or a list."""
 
+    severity: Severity
     kind: Kind
+    file: str
     message: str
+
+
+def _faults(kind: Kind, collected: Iterable[ValueError]) -> list[_Fault]:
+    """Make faults of what was collected, each once."""
+    faults = [
+        _Fault("notice" if isinstance(error, Remark) else "problem", kind, getattr(error, "file", ""), str(error))
+        for error in collected
+    ]
+    return list(dict.fromkeys(faults))
 
 
 class _Read(NamedTuple):
@@ -194,21 +210,18 @@ class _Checks:
         split = self.split
         item = split.items[index]
         digest, labels = b"", Counter[int]()
-        with collecting() as of_image:
+        with collecting() as of_image, of_file(item.image):
             data = split.image_bytes(index)
             digest = blake2b(data, digest_size=16).digest()
             read_image(data, split.archive.where(item.image))
-        with collecting() as of_segments:
+        with collecting() as of_segments, of_file(item.annotation):
             segments = split.segments(index)
             labels = Counter(label for label in segments.labels.tolist() if label != ANY_CLASS)
             for words in _wrong(segments, len(split.categories)):
-                of_segments.append(
-                    DataError(f"{split.archive.where(item.annotation)}: image {item.image_id}: {words}")
-                )
-        known = dict.fromkeys(map(str, of_image))
-        faults = [_Fault("images", message) for message in known]
-        faults += [_Fault("segments", str(fault)) for fault in of_segments if str(fault) not in known]
-        return _Read(digest, labels, tuple(faults))
+                tell(DataError(f"{split.archive.where(item.annotation)}: image {item.image_id}: {words}"))
+        known = set(map(str, of_image))  # a picture without a header has no segments either
+        others = [error for error in of_segments if str(error) not in known]
+        return _Read(digest, labels, (*_faults("images", of_image), *_faults("segments", others)))
 
 
 def _wrong(segments: Segments, classes: int) -> Iterator[str]:
@@ -221,37 +234,53 @@ def _wrong(segments: Segments, classes: int) -> Iterator[str]:
             yield f"segment {index}: its mask has no pixels; draw it again, or remove it"
 
 
-def _of_samples(name: str, split: Split, reads: Iterable[_Read], root: Path) -> Iterator[Problem]:
+def _of_samples(name: str, split: Split, reads: Iterable[_Read]) -> Iterator[Problem]:
     for item, read in zip(split.items, reads, strict=True):
-        for kind, message in read.faults:
-            place = split.archive.where(item.image if kind == "images" else item.annotation)
-            file = _file(message, root) or _file(place, root)
-            yield Problem("problem", kind, name, file, item.image_id, message)
+        for severity, kind, file, message in read.faults:
+            yield Problem(severity, kind, name, file, item.image_id, message)
 
 
-def _unused(archive: Archive, opened: dict[str, Split]) -> Iterator[Problem]:
-    """Notice pictures among those of a split that belong to none."""
+def _unchecked(opened: Iterable[str], unopened: Iterable[str], train: str | None) -> Iterator[Problem]:
+    """Say what was not looked at because a split cannot be opened."""
+    others = " and ".join(opened)
+    for name in unopened:
+        message = f"{name} cannot be opened (see its problems): its images and segments were not checked"
+        if others:
+            message += f", nor whether {others} share images with it or list other classes"
+        if others and name == train:
+            message += ", nor whether they show classes that cannot be learnt from it"
+        yield Problem("notice", "not checked", name, "", "", f"{message}; mend it and validate again")
+
+
+def _unused(archive: Archive, opened: dict[str, Split], told: Container[str]) -> Iterator[Problem]:
+    """Notice pictures among those of a split that belong to none, and of which nothing was told yet."""
     used = {name for split in opened.values() for item in split.items for name in (item.image, item.annotation)}
-    pictures = [name for name in archive.names() if name.lower().endswith(IMAGE_SUFFIXES) and name not in used]
+    pictures = [
+        name
+        for name in archive.names()
+        if name.lower().endswith(IMAGE_SUFFIXES) and name not in used and name not in told
+    ]
     for name, split in opened.items():
         folders = {item.image.rpartition("/")[0] for item in split.items}
         spare = [picture for picture in pictures if picture.rpartition("/")[0] in folders]
         if spare:
-            message = f"{len(spare)} pictures lie among its images, but are none of them: {_some(spare)}"
+            message = f"not read, though among its images (pictures: {len(spare)}): {_some(spare)}"
             yield Problem("notice", "left out", name, spare[0], "", message)
 
 
-def _is_union(name: str) -> bool:
-    """Tell whether a split is made of others by its name: VOC's trainval."""
-    return name.casefold() == "all" or ("train" in name.casefold() and "val" in name.casefold())
+def _parts(opened: dict[str, Split], are_all: bool) -> list[str]:
+    """Name the splits but those that are others together (VOC's trainval), or may be where not all were opened."""
+    together = set(unions(opened))
+    if not are_all:
+        images = {name: frozenset(some) for name, some in identities(opened).items()}
+        together |= {name for name, own in images.items() if any(other < own for other in images.values())}
+    return [name for name in opened if name not in together]
 
 
 def _same_images(opened: dict[str, Split], results: dict[str, list[_Read]]) -> Iterator[Problem]:
     """Compare the files of images by their content, whatever they are called."""
     first: dict[bytes, tuple[str, str, str]] = {}
     for name, split in opened.items():
-        if _is_union(name) and len(opened) > 1:
-            continue
         for item, read in zip(split.items, results[name], strict=True):
             if not read.digest:
                 continue
@@ -273,42 +302,51 @@ class _Use(NamedTuple):
     file: str
 
 
-def _classes(opened: dict[str, Split], results: dict[str, list[_Read]], train: str | None) -> Iterator[Problem]:
-    """Compare the classes of the splits, and those listed with those used."""
+def _classes(
+    opened: dict[str, Split],
+    results: dict[str, list[_Read]],
+    parts: Iterable[str],
+    train: str | None,
+    broken: Mapping[str, int],
+) -> Iterator[Problem]:
+    """Compare the classes of the splits, and those listed with those used. `broken` counts their problems."""
     if not opened:
         return
     uses = {name: _uses(split, results[name]) for name, split in opened.items()}
     first = train if train is not None and train in opened else next(iter(opened))
     categories = opened[first].categories
-    # Images that cannot be read may have the classes that are missed.
-    severity: Literal["problem", "notice"] = "notice" if any(read.faults for read in results[first]) else "problem"
     for name, split in opened.items():
         ids, known = ({category.name: category.id for category in some} for some in (split.categories, categories))
         if ids != known:
             different = sorted(other for other in ids.keys() | known.keys() if ids.get(other) != known.get(other))
             message = f"classes of {name} are not those of {first}: {_some(different)}; list the same in both"
             yield Problem("problem", "classes", name, "", "", message)
-        for label, use in sorted(uses[name].items()):
-            word = split.categories[label].name
-            if (
-                first == train
-                and not _is_union(name)
-                and word not in {categories[known].name for known in uses[first]}
-            ):
-                message = (
-                    f"class {word!r} has {use.segments} segments in {name} (first in image {use.image_id}), but "
-                    f"none in {first}: it cannot be learnt; divide the images anew, or drop it"
-                )
-                yield Problem(severity, "classes", name, use.file, use.image_id, message)
+    if train in opened:
+        shown = {categories[label].name for label in uses[first]}
+        for name in parts:
+            for label, use in sorted(uses[name].items()):
+                word = opened[name].categories[label].name
+                if word not in shown:
+                    yield _unlearnt(word, name, use, first, broken[first] + broken[""])
     used = {opened[name].categories[label].name for name in opened for label in uses[name]}
     idle = [category.name for category in categories if category.name not in used]
     if idle:
-        message = f"{len(idle)} of {len(categories)} classes have no segment in any split: {_some(idle)}"
+        message = f"classes without a segment in any split, {len(idle)} of {len(categories)}: {_some(idle)}"
         yield Problem("notice", "classes", "", "", "", message)
     gaps = [low + 1 for low, high in pairwise(sorted(category.id for category in categories)) if high > low + 1]
     if gaps:
         message = f"the ids of the classes have gaps, at {_some(gaps)}: in files, ids are not places in the list"
         yield Problem("notice", "classes", "", "", "", message)
+
+
+def _unlearnt(word: str, name: str, use: _Use, train: str, broken: int) -> Problem:
+    """Say that a class is not in the split to train on, or that this cannot be told."""
+    place = f"class {word!r} is in {name} (segments: {use.segments}; first in image {use.image_id})"
+    if broken:
+        message = f"{place}, but in nothing of {train} that can be read; mend its problems ({broken}), and see"
+        return Problem("notice", "classes", name, use.file, use.image_id, message)
+    message = f"{place}, but not in {train}: it cannot be learnt; divide the images anew, or drop it"
+    return Problem("problem", "classes", name, use.file, use.image_id, message)
 
 
 def _uses(split: Split, reads: Iterable[_Read]) -> dict[int, _Use]:

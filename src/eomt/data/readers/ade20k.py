@@ -26,7 +26,7 @@ from eomt.categories import Category, class_table
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, read_color_map, read_label_map
 from eomt.data.parts import Part, distinct, require_size, segments_of
-from eomt.data.problems import at_once, each, tell
+from eomt.data.problems import at_once, each, of_file, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.coco_json import entries, flag
 from eomt.errors import DataError
@@ -137,18 +137,18 @@ def _require_masks(archive: Archive, images: dict[str, str], folder: str) -> dic
             raise DataError(
                 f"{archive.path}: {len(lonely)} of {len(images)} images have no mask in {folder}: "
                 f"{', '.join(f'{stem}.png' for stem in stems[:3])}{', ...' if len(stems) > 3 else ''}; unpack the "
-                "data set again, or take the images out"
+                "data set again, or take the images out",
+                file=images[stems[0]],
             )
     for stem in sorted(masks.keys() - images.keys()):
-        tell(
-            DataError(f"{archive.where(masks[stem])}: there is no image of this name; remove it, or add the image")
-        )
+        words = f"{archive.where(masks[stem])}: there is no image of this name; remove it, or add the image"
+        tell(DataError(words, file=masks[stem]))
     return masks
 
 
 def _left_out(masks: dict[str, str], images: dict[str, str]) -> tuple[str, ...]:
     count = len(masks.keys() - images.keys())
-    return (f"{count} masks without an image",) if count else ()
+    return (f"{count} masks without an image",) if count and not strict() else ()
 
 
 def _open_semantic(archive: Archive, split: str) -> Split:
@@ -164,7 +164,8 @@ def _open_panoptic(archive: Archive, split: str) -> Split:
     tree = _require(archive, split, lambda tree: tree.panoptic)
     top = tree.top
     if tree.uses_prepared:
-        return _open_prepared(archive, top, split)
+        with of_file(f"{top}ade20k_panoptic_{split}.json"):
+            return _open_prepared(archive, top, split)
     images = _images(archive, f"{top}images/{_FOLDERS[split]}")
     masks = _require_masks(archive, images, f"{top}annotations/{_FOLDERS[split]}")
     objects = _require_masks(archive, images, tree.objects[split])
@@ -200,9 +201,11 @@ def _read_instances(
 ) -> Segments:
     classes = _class_map(archive, item.annotation, size)
     where = archive.where(item.content)
-    red_green = (read_color_map(archive.read(item.content), where) & 0xFFFF).astype(np.uint16)
+    with of_file(item.content):
+        red_green = (read_color_map(archive.read(item.content), where) & 0xFFFF).astype(np.uint16)
     require_size(red_green, size, f"the instance map {item.content}")
-    label_of = _labels_of_objects(red_green, categories, where)
+    with of_file(item.content):
+        label_of = _labels_of_objects(red_green, categories, where)
     numbers = red_green >> 8
     # Objects get the numbers above those of the classes.
     combined = np.where(numbers > 0, 256 + numbers, classes)
@@ -273,7 +276,7 @@ def _open_prepared(archive: Archive, top: str, split: str) -> Split:
                 " other classes, use COCO's layout: annotations/panoptic_SPLIT.json)"
             )
     for mask in sorted(masks - {item.annotation for item in items.values()}):
-        tell(DataError(f"{archive.where(mask)}: no annotation of {file} is of this PNG; remove it"))
+        tell(DataError(f"{archive.where(mask)}: no annotation of {file} is of this PNG; remove it", file=mask))
     count = len(images.keys() - items.keys())
     left_out = (f"{count} images without an entry in {file}",) if count else ()
     return Split(archive, categories, tuple(items.values()), partial(_read_prepared, categories), left_out)

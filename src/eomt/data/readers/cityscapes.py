@@ -19,7 +19,7 @@ from eomt.categories import Category, class_table
 from eomt.data.archive import Archive
 from eomt.data.images import read_label_map
 from eomt.data.parts import Part, distinct, require_size, segments_of
-from eomt.data.problems import at_once, each, tell
+from eomt.data.problems import at_once, each, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.errors import DataError
 from eomt.types import Segments
@@ -125,13 +125,15 @@ def _open(archive: Archive, split: str) -> Split:
         with each():
             raise DataError(
                 f"{archive.path}: {len(lonely)} of {len(images)} images of {split} have no id map: "
-                f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; {_HINT}; or take the images out"
+                f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; {_HINT}; or take the images out",
+                file=images[names[0][len(start) : -len(end)]],
             )
     for stem in sorted(maps.keys() - images.keys()):
-        tell(DataError(f"{archive.where(maps[stem])}: its image {inside}{stem}{_IMAGE} is not there; add it"))
+        words = f"{archive.where(maps[stem])}: its image {inside}{stem}{_IMAGE} is not there; add it"
+        tell(DataError(words, file=maps[stem]))
     count = len(maps.keys() - images.keys())
     items = tuple(Item(stem, image, maps[stem]) for stem, image in images.items() if stem in maps)
-    left_out = (f"{count} id maps without an image",) if count else ()
+    left_out = (f"{count} id maps without an image",) if count and not strict() else ()
     return Split(archive, _categories(tree.kind), items, partial(_read, tree.kind), left_out)
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
-from eomt.data.problems import each, strict, tell
-from eomt.data.reader import Format, Item, Origin, Split
+from eomt.data.finite_json import require_finite
+from eomt.data.problems import Remark, each, of_file, strict, tell
+from eomt.data.reader import Format, Item, Split
+from eomt.data.readers.coco_claims import differences, polygon_area
 from eomt.data.readers.coco_json import (
     Entry,
     Picture,
@@ -42,7 +44,7 @@ from eomt.data.readers.coco_json import (
 )
 from eomt.data.readers.shapes import has_pixels, is_speck, run_lengths, union
 from eomt.errors import DataError
-from eomt.masks import Rle, RleMasks
+from eomt.masks import Rle, RleMasks, bounding_box
 from eomt.types import Segments
 
 __all__ = ["FORMAT", "open_annotations"]
@@ -54,6 +56,7 @@ _CATEGORY_ID = re.compile(rb'"category_id"\s*:\s*(\d+)')
 _NO_SPLIT = re.compile(
     r"(^|[._-])(annotations?|instances?|coco|labels?|result|output|default|segmentation)(?=[._-]|$)"
 )
+_NO_AREA = 1e-6  # pixels, by rounding
 _MOST_FILES = 20  # JSON files in one folder that are looked into: formats with one file an image have more
 
 
@@ -79,10 +82,14 @@ class _Reader:
                 f"it is {size[1]} x {size[0]} upright, but {width} x {height} by the file: masks would not fit; "
                 "export the annotations for these images (turned as their EXIF orientation says)"
             )
+        begin = int(self.ends[row - 1]) if row else 0
         found: list[tuple[Rle, int, bool, float]] = []
-        for annotation in self._annotations(row):
+        for start, end in self.spans[begin : int(self.ends[row])].tolist():
+            annotation = json.loads(self.text[start:end].tobytes())
             with each():
                 rle = _rle(annotation, self.labels, size)
+                if strict():
+                    _tell_differences(annotation, rle, f"{archive.where(item.annotation)}: image {item.image_id}")
                 if has_pixels(rle):
                     label, crowd = self.labels[annotation["category_id"]], bool(annotation.get("iscrowd", 0))
                     found.append((rle, label, crowd, _area(annotation)))
@@ -92,19 +99,6 @@ class _Reader:
             torch.tensor([crowd for _, _, crowd, _ in found], dtype=torch.bool),
             torch.tensor([area for *_, area in found], dtype=torch.float64),
         )
-
-    def ids(self, item: Item, size: tuple[int, int] | None) -> list[int | str | None]:
-        """Give the ids of the annotations of an image; with its size, only of those that have pixels."""
-        return [
-            annotation.get("id")
-            for annotation in self._annotations(item.content)
-            if size is None or has_pixels(_rle(annotation, self.labels, size))
-        ]
-
-    def _annotations(self, row: int) -> Iterator[dict[str, Any]]:
-        begin = int(self.ends[row - 1]) if row else 0
-        for start, end in self.spans[begin : int(self.ends[row])].tolist():
-            yield json.loads(self.text[start:end].tobytes())
 
 
 def _files(archive: Archive) -> dict[str, str]:
@@ -173,6 +167,11 @@ def _open(archive: Archive, split: str) -> Split:
     files = _files(archive)
     if split not in files:
         raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(sorted(files))}")
+    with of_file(files[split]):
+        return _open_file(archive, split, files)
+
+
+def _open_file(archive: Archive, split: str, files: Mapping[str, str]) -> Split:
     name = files[split]
     where = archive.where(name)
     gathered = _gather(archive, name)
@@ -183,17 +182,12 @@ def _open(archive: Archive, split: str) -> Split:
     if strict():
         _tell_strangers(gathered, where)
     total = len(gathered.ends)
-    if not total and gathered.counts:
-        counts = ", ".join(f"{count} {what}" for what, count in gathered.counts.items())
-        raise DataError(f"{where}: none of the annotations has a mask: {counts}; export segmentations")
-    if total and gathered.shares == total:
-        raise DataError(
-            f"{where}: all polygons lie within 1.5 pixels of the top left corner: their coordinates are shares of "
-            "the width and height; multiply them, as COCO's are pixels"
-        )
-    if not pictures or strangers == total > 0:
-        what = "no images" if not pictures else 'no annotation\'s "image_id" is the id of an image'
-        raise DataError(f"{where}: {what}; export the file again")
+    if not pictures:
+        raise DataError(f"{where}: no images; export the file again")
+    with each():
+        _refuse_all(gathered, where)
+    if strangers == total > 0 and not strict():  # else each is told
+        raise DataError(f'{where}: no annotation\'s "image_id" is the id of an image; export the file again')
     others = {other: file for other, file in files.items() if other != split}
     images = Images(archive, split, others, partial(named_images, archive, others.values()))
     paths = find_images(where, pictures.values(), images, image_folders(name, split))
@@ -202,12 +196,11 @@ def _open(archive: Archive, split: str) -> Split:
         for row, (image_id, (id, path)) in enumerate(zip(image_ids(paths.values()), paths.items(), strict=True))
     )
     left_out = [f"{count} {what}" for what, count in gathered.counts.items()]
-    if strangers:
+    if strangers and not strict():
         left_out.append(f"{strangers} annotations of images that the file does not list")
     if roots:
         left_out.append(f"{len(roots)} category that only groups others and has no annotations (id {some(roots)})")
-    reader = _reader(gathered, labels, paths)
-    return Split(archive, categories, items, reader, tuple(left_out), origin=Origin(name, reader.ids))
+    return Split(archive, categories, items, _reader(gathered, labels, paths), tuple(left_out))
 
 
 def open_annotations(archive: Archive, name: str) -> Split:
@@ -240,6 +233,21 @@ def _categories(
         if id not in labels and not strict():  # else each annotation is told when its image is read
             raise DataError(f"{where}: {entry}: {_no_category(id, labels)}")
     return categories, labels
+
+
+def _refuse_all(gathered: "_Gathered", where: str) -> None:
+    """Raise DataError where no annotation is of any use. None is kept, to look at the images without them."""
+    total = len(gathered.ends)
+    if not total and gathered.counts:
+        counts = ", ".join(f"{count} {what}" for what, count in gathered.counts.items())
+        gathered.counts.clear()
+        raise DataError(f"{where}: none of the annotations has a mask: {counts}; export segmentations")
+    if total and gathered.shares == total:
+        gathered.rows.clear()
+        raise DataError(
+            f"{where}: all polygons lie within 1.5 pixels of the top left corner: their coordinates are shares of "
+            "the width and height; multiply them, as COCO's are pixels"
+        )
 
 
 @dataclass
@@ -314,10 +322,12 @@ def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
         return
     if isinstance(segmentation, list):
         outlines = _outlines(segmentation)
-        if len(outlines) < len(segmentation):
+        _tell_degenerate(segmentation, f"{where}: {place}")
+        if len(outlines) < len(segmentation) and not strict():
             found.counts["polygons of fewer than three points"] += len(segmentation) - len(outlines)
         if not outlines:
-            found.counts["annotations without a mask (no polygon of three points)"] += 1
+            if not strict():
+                found.counts["annotations without a mask (no polygon of three points)"] += 1
             return
     elif not (isinstance(segmentation, dict) and {"counts", "size"} <= segmentation.keys()):
         raise DataError(
@@ -332,6 +342,21 @@ def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
     found.rows.setdefault(image, []).append(len(found.ends))
     found.text += entry.text.encode()
     found.ends.append(len(found.text))
+
+
+def _tell_degenerate(segmentation: list[Any], place: str) -> None:
+    """Tell the polygons without an area, where faults are collected; beside others, they are but worth a look."""
+    if not strict():
+        return
+    outlines = _outlines(segmentation)
+    if not outlines:
+        tell(DataError(f"{place}: segmentation: no polygon of three points or more; draw it again, or remove it"))
+        return
+    flat = [index for index, ring in enumerate(segmentation) if polygon_area(ring) < _NO_AREA]
+    for index in flat if len(flat) < len(segmentation) else ():
+        points = len(segmentation[index]) // 2
+        why = f"{points} points" if points < 3 else "its points lie on a line"
+        tell(Remark(f"{place}: segmentation[{index}] has no area ({why}); remove this polygon"))
 
 
 def _outlines(segmentation: list[Any]) -> list[Any]:
@@ -386,8 +411,18 @@ def _is_empty(segmentation: Any) -> bool:
     return all(isinstance(ring, list) and is_speck(ring) for ring in _outlines(segmentation))
 
 
+def _tell_differences(annotation: dict[str, Any], rle: Rle, place: str) -> None:
+    """Tell what an annotation says of its mask that is not so."""
+    segmentation = annotation["segmentation"]
+    polygons = _outlines(segmentation) if isinstance(segmentation, list) else ()
+    pixels = int(RleMasks((rle["size"][0], rle["size"][1]), (rle,)).areas()[0])
+    for words in differences(annotation, pixels, bounding_box(rle), polygons):
+        tell(Remark(f"{place}: annotation {annotation.get('id', 'without id')}: {words}; export it again"))
+
+
 def _rle(annotation: dict[str, Any], labels: Mapping[int, int], size: tuple[int, int]) -> Rle:
     segmentation, category = annotation["segmentation"], annotation["category_id"]
+    require_finite(segmentation)
     try:
         if category not in labels:  # where faults are collected
             raise ValueError(_no_category(category, labels))

@@ -9,12 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, NoReturn, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from eomt.categories import Category, class_table, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.files import Images
-from eomt.data.problems import at_once, each
+from eomt.data.finite_json import decode, tell_not_finite
+from eomt.data.problems import at_once, each, strict, tell
 from eomt.errors import DataError
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
 _SPACE = re.compile(r"[ \t\r\n]*")
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _LISTS = ("images", "annotations", "categories")
+_CHECKED = ("id", "image_id", "category_id", "iscrowd", "isthing", "height", "width")
+"""Fields of which readers say what is wrong with them, as they do with every entry."""
 
 
 class Entry(NamedTuple):
@@ -58,62 +61,89 @@ class Picture(NamedTuple):
     """Height and width that the file tells, if it does."""
 
 
-def entries(
-    archive: Archive, name: str, needed: Sequence[str] = _LISTS, head: dict[str, Any] | None = None
-) -> Iterator[Entry]:
+def entries(archive: Archive, name: str, needed: Sequence[str] = _LISTS) -> Iterator[Entry]:
     """Go through the images, annotations and categories of a file, in its own order.
 
-    `head` takes what stands beside these lists. Raises DataError with the place for what is no JSON (NaN and
-    Infinity are none) and where a needed list is missing.
+    Raises DataError with the place for what is no JSON (NaN and Infinity are none) and where a needed list is
+    missing.
     """
     where = archive.where(name)
-    text = _text(archive, name)
-    found = set()
-    here = _skip(text, 0)
-    if text[here : here + 2] != "{}":
-        _expect(text, here, "{", "the start", where)
-        sign, here = ",", here + 1
-        while sign == ",":
-            member, here = _value(text, _skip(text, here), "the outermost object", where)
-            _expect(text, here, ":", f"after {member!r}", where)
-            here = _skip(text, here + 1)
-            if member in _LISTS:
-                if member in found:
-                    raise DataError(f'{where}: two lists "{member}"; join them')
-                here = yield from _elements(text, here, member, where)
-                found.add(member)
-            else:
-                value, here = _value(text, here, f"{member}", where)
-                if head is not None:
-                    head[member] = value
-            sign = _expect(text, here, ",}", f"after {member!r}", where)
-            here += 1
-    absent = [wanted for wanted in needed if wanted not in found]
-    if absent:
-        raise DataError(f'{where}: no list "{absent[0]}"; a COCO file has {", ".join(needed)}')
+    found: set[str] = set()
+    try:
+        yield from _members(_text(archive, name), where, found)
+    except DataError as error:
+        if strict():
+            error = DataError(f"{error}; what comes after this place was not checked")
+        if not (strict() and {"images", "categories"} <= found):
+            raise error from None
+        tell(error)
+        return
+    for wanted in needed:
+        if wanted not in found:
+            _refuse(wanted, DataError(f'{where}: no list "{wanted}"; a COCO file has {", ".join(needed)}'))
 
 
 def results(archive: Archive, name: str) -> Iterator[Entry]:
     """Go through a file of results, which is one list of objects. Raises DataError for what is none."""
     where, text = archive.where(name), _text(archive, name)
-    end = yield from _elements(text, _skip(text, 0), "results", where)
+    start = _skip(text, 0)
+    if text[start : start + 1] != "[":
+        raise _no_list("results", _value(text, start, "results", where)[0], where)
+    end = yield from _elements(text, start, "results", where)
     if end < len(text):
         raise DataError(f"{where}: not valid JSON ({text[end]!r} after the list); correct it")
 
 
 def _text(archive: Archive, name: str) -> str:
+    data = archive.read(name)
     try:
-        return archive.read(name).decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{archive.where(name)}: not UTF-8 text ({error}); save it as UTF-8") from error
+        with each():
+            raise DataError(f"{archive.where(name)}: not UTF-8 text ({error}); save it as UTF-8") from error
+    return data.decode("utf-8-sig", "replace")
+
+
+def _refuse(member: str, fault: DataError) -> None:
+    """Raise what is wrong with a list. Where faults are collected, images are checked without annotations, too."""
+    if not strict() or member != "annotations":
+        raise fault
+    tell(fault)
+
+
+def _no_list(member: str, value: Any, where: str) -> DataError:
+    return DataError(f'{where}: "{member}" is {json.dumps(value):.60}, not a list; export the file again')
+
+
+def _members(text: str, where: str, found: set[str]) -> Iterator[Entry]:
+    """Go through the lists, and note which of them were read to their ends."""
+    here = _skip(text, 0)
+    if text[here : here + 2] == "{}":
+        return
+    _expect(text, here, "{", "the start", where)
+    sign, here = ",", here + 1
+    while sign == ",":
+        member, here = _value(text, _skip(text, here), "the outermost object", where)
+        _expect(text, here, ":", f"after {member!r}", where)
+        here = _skip(text, here + 1)
+        if member in _LISTS and text[here : here + 1] == "[":
+            with each():
+                if member in found:
+                    raise DataError(f'{where}: two lists "{member}"; join them')
+            here = yield from _elements(text, here, member, where)
+            found.add(member)
+        else:
+            value, here = _value(text, here, f"{member}", where)
+            tell_not_finite(value, f"{where}: {member}")
+            if member in _LISTS:
+                _refuse(member, _no_list(member, value, where))
+                found.add(member)
+        sign = _expect(text, here, ",}", f"after {member!r}", where)
+        here += 1
 
 
 def _elements(text: str, here: int, name: str, where: str) -> Generator[Entry, None, int]:
     """Go through a list of objects; give where the next sign after it stands."""
-    if text[here : here + 1] != "[":
-        value, _ = _value(text, here, name, where)
-        shown = json.dumps(value)
-        raise DataError(f'{where}: "{name}" is {shown:.60}, not a list; export the file again')
     after = _skip(text, here + 1)
     if text[after : after + 1] == "]":
         return _skip(text, after + 1)
@@ -126,23 +156,19 @@ def _elements(text: str, here: int, name: str, where: str) -> Generator[Entry, N
             if not isinstance(values, dict):
                 raise DataError(f"{where}: {place} is {values!r:.60}; expected an object")
         if isinstance(values, dict):
+            id = values.get("id")
+            told = f"annotation {id}" if name == "annotations" and is_id(id) else place
+            tell_not_finite(values, f"{where}: {told}", _CHECKED)
             yield Entry(name, values, text[start:here], place)
         sign = _expect(text, here, ",]", place, where)
         index += 1
     return _skip(text, here + 1)
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse).raw_decode
-
-
 def _value(text: str, start: int, place: str, where: str) -> tuple[Any, int]:
     """Parse one value; give it and where the next sign after it stands."""
     try:
-        value, end = _decode(text, start)
+        value, end = decode(text, start)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: {place}: not valid JSON ({error}); correct it") from error
     return value, _skip(text, end)

@@ -11,14 +11,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Integer
 
 from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
 from eomt.data.images import read_color_map
 from eomt.data.parts import Part, require_size, segments_of
-from eomt.data.problems import at_once, each, strict, tell
-from eomt.data.reader import Format, Item, Origin, Split
+from eomt.data.problems import Remark, at_once, each, of_file, strict, tell
+from eomt.data.reader import Format, Item, Split
+from eomt.data.readers.coco_claims import boxes_of, differences
 from eomt.data.readers.coco_json import (
     Entry,
     Picture,
@@ -77,6 +79,11 @@ def _open(archive: Archive, split: str) -> Split:
     files, _ = _files(archive)
     if split not in files:
         raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(sorted(files))}")
+    with of_file(files[split]):
+        return _open_file(archive, split, files)
+
+
+def _open_file(archive: Archive, split: str, files: Mapping[str, str]) -> Split:
     name = files[split]
     where = archive.where(name)
     found = _gather(archive, name)
@@ -92,17 +99,16 @@ def _open(archive: Archive, split: str) -> Split:
     paths = find_images(where, pictures.values(), images, image_folders(name, split))
     pngs = _find_masks(archive, where, masks, {id: found.masks[id].file_name for id in paths})
     items = tuple(
-        Item(image_id, path, pngs[id], found.masks[id].segments, id)
+        Item(image_id, path, pngs[id], (found.masks[id].segments, found.masks[id].claims), id)
         for image_id, (id, path) in zip(image_ids(paths.values()), paths.items(), strict=True)
         if id in pngs
     )
     counts = {
         "images without an annotation": len(found.pictures) - len(pictures),
-        "annotations of images that the file does not list": len(found.masks) - len(pictures),
+        "annotations of images that the file does not list": 0 if strict() else len(found.masks) - len(pictures),
     }
     left_out = tuple(f"{count} {what}" for what, count in counts.items() if count)
-    read = partial(_read_segments, labels, name)
-    return Split(archive, categories, items, read, left_out, origin=Origin(name, _ids))
+    return Split(archive, categories, items, partial(_read_segments, labels, name), left_out)
 
 
 def open_annotations(archive: Archive, name: str, known: tuple[Category, ...] = ()) -> Split:
@@ -119,7 +125,7 @@ def open_annotations(archive: Archive, name: str, known: tuple[Category, ...] = 
     pngs = _find_masks(archive, where, folder, {id: mask.file_name for id, mask in found.masks.items()})
     names = {id: found.pictures[id].file_name if id in found.pictures else pngs[id] for id in pngs}
     items = tuple(
-        Item(image_id, pngs[id], pngs[id], found.masks[id].segments, id)
+        Item(image_id, pngs[id], pngs[id], (found.masks[id].segments, found.masks[id].claims), id)
         for image_id, id in zip(image_ids(names.values()), names, strict=True)
     )
     return Split(archive, categories, items, partial(_read_segments, labels, name))
@@ -144,6 +150,8 @@ class _Mask(NamedTuple):
     file_name: str
     segments: bytes
     """Of each segment its id, its category and whether it is a crowd, as int64: [n 3]."""
+    claims: dict[int, dict[str, Any]]
+    """Where faults are collected, all that is said of each segment, by its id."""
 
 
 class _Gathered(NamedTuple):
@@ -182,7 +190,8 @@ def _tell_strangers(archive: Archive, name: str, found: _Gathered) -> None:
     named = {f"{folder}/{mask.file_name}" for mask in found.masks.values()}
     for png in archive.names(folder):
         if png.lower().endswith(".png") and png not in named:
-            tell(DataError(f"{archive.where(png)}: no annotation of {name} names this PNG; remove it"))
+            words = f"{archive.where(png)}: no annotation of {name} names this PNG; remove it"
+            tell(DataError(words, file=png))
 
 
 def _no_category(id: int, labels: Iterable[int]) -> str:
@@ -205,15 +214,18 @@ def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
             "name of a PNG and a list"
         )
     rows: dict[int, tuple[int, int, int]] = {}
+    claims: dict[int, dict[str, Any]] = {}
     for segment in given:
         with each():
             row = _row(segment, f"{where}: {place}")
             if row[0] in rows:
                 raise DataError(f"{where}: {place}: two segments have the id {row[0]}; give each its own")
             rows[row[0]] = row
+            if strict():
+                claims[row[0]] = segment
             if row[1] not in found.used:
                 found.used[row[1]] = place
-    found.masks[image] = _Mask(file_name, np.array([*rows.values()], dtype=np.int64).tobytes())
+    found.masks[image] = _Mask(file_name, np.array([*rows.values()], dtype=np.int64).tobytes(), claims)
 
 
 def _row(segment: Any, place: str) -> tuple[int, int, int]:
@@ -225,16 +237,6 @@ def _row(segment: Any, place: str) -> tuple[int, int, int]:
     if type(category) is not int or not 0 <= category < 2**31:
         raise DataError(f'{place}: segment {id}: "category_id" is {category!r:.60}; expected a whole number')
     return id, category, int(flag(segment, "iscrowd", False, f"{place}: segment {id}"))
-
-
-def _rows(item: Item) -> list[list[int]]:
-    rows: list[list[int]] = np.frombuffer(item.content, dtype=np.int64).reshape(-1, 3).tolist()
-    return rows
-
-
-def _ids(item: Item, size: tuple[int, int] | None) -> list[int]:
-    """Give the ids of the segments of an image: as they are colours, they come rising."""
-    return sorted(id for id, _, _ in _rows(item))
 
 
 def _find_masks(
@@ -257,7 +259,8 @@ def _read_segments(
 ) -> Segments:
     ids = read_color_map(archive.read(item.annotation), archive.where(item.annotation))
     require_size(ids, size, "the PNG")
-    rows = _rows(item)
+    packed, claims = item.content
+    rows = np.frombuffer(packed, dtype=np.int64).reshape(-1, 3).tolist()
     parts: dict[int, Part | None] = {0: None}
     for id, category, crowd in rows:
         parts[id] = Part(labels[category], id, bool(crowd)) if category in labels else None
@@ -274,6 +277,8 @@ def _read_segments(
         return parts[id]
 
     segments = segments_of(ids, part_of)
+    if strict():
+        _tell_differences(ids, claims, f"{archive.where(item.annotation)}: image {item.image_id}: {json_name}")
     if len(segments) < len(rows):
         lost = [id for id, _, _ in rows if not (ids == id).any()]
         for some_lost in at_once(lost):
@@ -283,6 +288,15 @@ def _read_segments(
                     "together"
                 )
     return segments
+
+
+def _tell_differences(
+    ids: Integer[np.ndarray, "h w"], claims: Mapping[int, Mapping[str, Any]], place: str
+) -> None:
+    """Tell what the file says of the segments in the PNG that is not so."""
+    for id, (pixels, box) in boxes_of(ids).items():
+        for words in differences(claims.get(id, {}), pixels, box):
+            tell(Remark(f"{place}: segment {id}: {words}; export both together"))
 
 
 FORMAT = Format(

@@ -26,8 +26,9 @@ import numpy as np
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
+from eomt.data.finite_json import parse_json, require_finite
 from eomt.data.images import IMAGE_SUFFIXES
-from eomt.data.problems import at_once, each
+from eomt.data.problems import at_once, each, of_file
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import (
     COCO_FILES,
@@ -38,7 +39,6 @@ from eomt.data.readers.shapes import (
     joined,
     looked_at,
     numbers,
-    parse_json,
     pasted,
     require_pixels,
     run_lengths,
@@ -151,11 +151,17 @@ def _xml_missing(archive: Archive) -> str | None:
 
 
 def _xml_splits(archive: Archive) -> tuple[str, ...]:
-    document = _Document(archive.read(_XML), archive.where(_XML))
+    with of_file(_XML):
+        document = _Document(archive.read(_XML), archive.where(_XML))
     return tuple(sorted({document.split_of(image) for image in document.images}))
 
 
 def _xml_open(archive: Archive, split: str) -> Split:
+    with of_file(_XML):
+        return _xml_open_file(archive, split)
+
+
+def _xml_open_file(archive: Archive, split: str) -> Split:
     where = archive.where(_XML)
     document = _Document(archive.read(_XML), where)
     chosen = [image for image in document.images if document.split_of(image) == split]
@@ -371,6 +377,11 @@ def _datumaro_open(archive: Archive, split: str) -> Split:
     if split not in files:
         known = ", ".join(_datumaro_splits(archive)) or "none"
         raise DataError(f"{archive.path}: no split {split!r} (annotations/{split}.json); it has {known}")
+    with of_file(files[split]):
+        return _datumaro_open_file(archive, split, files)
+
+
+def _datumaro_open_file(archive: Archive, split: str, files: Mapping[str, str]) -> Split:
     where = archive.where(files[split])
     document = parse_json(archive.read(files[split]), where)
     if not isinstance(document, dict) or not isinstance(document.get("items"), list):
@@ -401,8 +412,8 @@ def _datumaro_open(archive: Archive, split: str) -> Split:
 def _datumaro_named(archive: Archive, files: Iterable[str]) -> Iterator[str]:
     """List what other files call their images, as far as they can be read."""
     for file in files:
-        with suppress(DataError):
-            document = parse_json(archive.read(file), file)
+        with suppress(ValueError, RecursionError):
+            document = json.loads(archive.read(file))
             entries = document.get("items") if isinstance(document, dict) else None
             for entry in entries if isinstance(entries, list) else ():
                 with suppress(DataError):
@@ -508,6 +519,7 @@ def _datumaro_segments(archive: Archive, item: Item, size: tuple[int, int]) -> S
 
 
 def _datumaro_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> Rle:
+    require_finite(annotation)
     if annotation["type"] == "polygon":
         return union([annotation.get("points")], size)
     rle = annotation.get("rle")

@@ -49,7 +49,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.files import image_ids
 from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, LabelMap, mask_kind, read_color_map, read_label_map
-from eomt.data.problems import at_once, each, tell
+from eomt.data.problems import at_once, each, of_file, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.mask_code import MaskCode, category_file, parse_code, read_categories, read_code
 from eomt.errors import DataError
@@ -104,15 +104,17 @@ def _open(archive: Archive, split: str) -> Split:
     place = places[split]
     if place.classes:
         file: str | None = place.classes
-        code: MaskCode | None = parse_code(archive.read(place.classes), archive.where(place.classes), ".csv")
+        with of_file(place.classes):
+            code: MaskCode | None = parse_code(archive.read(place.classes), archive.where(place.classes), ".csv")
     else:
         file, code = category_file(archive), read_code(archive)
     items, strangers = _pair(archive, split, place)
-    left_out = [f"{strangers} masks of no image"] if strangers else []
+    left_out = [f"{strangers} masks of no image"] if strangers and not strict() else []
     if code is None:
         code = _code_by_masks(archive, items)
     elif file is not None:
-        code = _checked_by_masks(archive, items, code, file)
+        with of_file(file):
+            code = _checked_by_masks(archive, items, code, file)
         if any(category.is_thing for category in code.categories) and _is_semantic(archive, items, code):
             left_out.append(_NO_OBJECTS)
             code = _without_things(code)
@@ -204,9 +206,8 @@ def _by_stem(archive: Archive, folder: str, suffixes: tuple[str, ...]) -> dict[s
         stem = name[len(folder) + 1 : name.rfind(".")]
         with each():
             if stem in found:
-                raise DataError(
-                    f"{archive.path}: {found[stem]} and {name} have one stem; rename or remove one of them"
-                )
+                words = f"{archive.path}: {found[stem]} and {name} have one stem; rename or remove one of them"
+                raise DataError(words, file=name)
             found[stem] = name
     return found
 
@@ -242,25 +243,24 @@ def _pair(archive: Archive, split: str, place: _Place) -> tuple[tuple[Item, ...]
     """Give the images with their masks, and how many masks are of no image."""
     images, masks, strangers = _find(archive, place)
     for mask in strangers:
-        tell(
-            DataError(
-                f"{archive.where(mask)}: a mask, but there is no image of its name; add it, or remove the mask"
-            )
-        )
+        words = f"{archive.where(mask)}: a mask, but there is no image of its name; add it, or remove the mask"
+        tell(DataError(words, file=mask))
     lonely = [name for stem, name in images.items() if not masks[stem]]
     for names in at_once(lonely):
         with each():
             raise DataError(
                 f"{archive.path}: {len(lonely)} of {len(images)} images of {split} have no mask: "
                 f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}; put a PNG of the same stem into "
-                f"{place.masks} (an empty mask where there is nothing to see), or take the image out"
+                f"{place.masks} (an empty mask where there is nothing to see), or take the image out",
+                file=names[0],
             )
     for stem, name in images.items():
         with each():
             if len(masks[stem]) > 1:
                 raise DataError(
                     f"{archive.path}: {name} has several masks: {', '.join(masks[stem])}; keep one of them, or "
-                    "give it the stem of its image"
+                    "give it the stem of its image",
+                    file=name,
                 )
     items = tuple(Item(stem, name, masks[stem][0]) for stem, name in images.items() if masks[stem])
     return items, len(strangers)

@@ -27,7 +27,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, mask_kind, read_color_map, read_label_map
 from eomt.data.parts import require_size
-from eomt.data.problems import each, tell, within
+from eomt.data.problems import each, of_file, strict, tell, within
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.mask_code import category_file, read_code
 from eomt.errors import DataError
@@ -78,16 +78,14 @@ def _open(archive: Archive, split: str) -> Split:
     items = []
     for image_id, masks in splits[split].masks.items():
         if image_id not in splits[split].images:
-            tell(
-                DataError(
-                    f"{archive.where(masks[0].file)}: a mask of image {image_id}, which is not there; add it"
-                )
-            )
+            words = f"{archive.where(masks[0].file)}: a mask of image {image_id}, which is not there; add it"
+            tell(DataError(words, file=masks[0].file))
     for image_id, images in splits[split].images.items():
         with each():
             if len(images) > 1:
                 raise DataError(
-                    f"{archive.path}: {image_id} has several images: {', '.join(images[:3])}; keep one of them"
+                    f"{archive.path}: {image_id} has several images: {', '.join(images[:3])}; keep one of them",
+                    file=images[0],
                 )
         shown = [
             (label_of[mask.kind] if mask.kind else single, mask.file)
@@ -100,10 +98,13 @@ def _open(archive: Archive, split: str) -> Split:
         "masks of {} images, as there are none: they count as images without objects": sum(
             not item.content for item in items
         ),
-        "masks of {} images that are not there": len(splits[split].masks.keys() - splits[split].images.keys()),
     }
+    if not strict():  # else each is told
+        counts["masks of {} images that are not there"] = len(
+            splits[split].masks.keys() - splits[split].images.keys()
+        )
     left_out = [text.format(count) for text, count in counts.items() if count]
-    left_out += _empty_masks(archive, items)
+    left_out += [] if strict() else _empty_masks(archive, items)
     is_thing = tuple(category.is_thing for category in categories)
     return Split(archive, categories, tuple(items), partial(_read_segments, is_thing), tuple(left_out))
 
@@ -112,7 +113,7 @@ def _read_segments(is_thing: tuple[bool, ...], archive: Archive, item: Item, siz
     rles: list[Rle] = []
     labels: list[int] = []
     for label, file in item.content:
-        with each():
+        with of_file(file), each():
             mask = _read_mask(archive, file, size)
             if not mask.any():
                 tell(DataError(f"{archive.where(file)}: the mask has no pixels; remove it, or draw it again"))
@@ -161,7 +162,8 @@ def _categories(archive: Archive, masks: list[_Mask]) -> tuple[Category, ...]:
         if kinds and loose:
             raise DataError(
                 f"{archive.path}: some masks lie in folders of their class ({', '.join(kinds[:5])}), but {loose} "
-                "does not; move it into one"
+                "does not; move it into one",
+                file=loose,
             )
     code = read_code(archive)
     if code is None:
@@ -177,12 +179,14 @@ def _categories(archive: Archive, masks: list[_Mask]) -> tuple[Category, ...]:
         with each():
             raise DataError(
                 f"{archive.where(file)}: no class is called {kind!r}, as a folder of masks is; add it, or rename "
-                "the folder"
+                "the folder",
+                file=file,
             )
     if not kinds and len(listed) > 1 and sum(category.is_thing for category in listed) != 1:
         raise DataError(
             f"{archive.where(file)}: {len(listed)} classes, but the masks do not say which they show; put those "
-            f"of each class into a folder of its name: {PurePosixPath(loose or 'x').parent}/{listed[0].name}/"
+            f"of each class into a folder of its name: {PurePosixPath(loose or 'x').parent}/{listed[0].name}/",
+            file=file,
         )
     return listed
 

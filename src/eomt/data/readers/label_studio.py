@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
+from eomt.data.finite_json import parse_json
 from eomt.data.images import IMAGE_SUFFIXES
-from eomt.data.problems import each
+from eomt.data.problems import each, of_file
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import (
     COCO_FILES,
@@ -40,7 +41,6 @@ from eomt.data.readers.shapes import (
     joined,
     looked_at,
     number,
-    parse_json,
     require_pixels,
     union,
 )
@@ -109,10 +109,9 @@ def _open(archive: Archive, split: str) -> Split:
     left_out: Counter[str] = Counter()
     found: dict[str, tuple[str, str, bytes]] = {}  # image -> its file of tasks, its task, its regions
     for file in files:
-        content = archive.read(file)
-        for task, where in _tasks(parse_json(content, archive.where(file)), archive.where(file)):
+        for task, where in _tasks(archive, file):
             told: Counter[str] = Counter()
-            with each():
+            with of_file(file), each():
                 results = _results(task, where, told)
                 regions = [] if results is None else _regions(results, where, told)
                 labels.update(region["label"] for region in regions)
@@ -143,12 +142,15 @@ def _open(archive: Archive, split: str) -> Split:
     return Split(archive, categories, items, partial(_read_segments, numbers), told_all)
 
 
-def _tasks(document: Sequence[Any], where: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Give the tasks, each with its place for messages."""
-    seen = set()
+def _tasks(archive: Archive, file: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Give the tasks of a file, each with its place for messages."""
+    where, seen = archive.where(file), set()
+    document: Sequence[Any] = ()
+    with of_file(file), each():
+        document = parse_json(archive.read(file), where)
     for index, task in enumerate(document):
         place = ""
-        with each():
+        with of_file(file), each():
             if not isinstance(task, dict):
                 raise DataError(f"{where}: task at place {index} is {task!r:.60}; expected an object")
             id = task.get("id", f"at place {index}")
@@ -250,8 +252,8 @@ def _region(
 def _claims(archive: Archive, files: Iterable[str]) -> Iterator[str]:
     """List the paths of images that files of tasks name, as far as they can be read."""
     for file in files:
-        with suppress(DataError):
-            for task in parse_json(archive.read(file), file):
+        with suppress(ValueError, RecursionError):
+            for task in json.loads(archive.read(file)):
                 with suppress(DataError):
                     yield from _paths(task, file) if isinstance(task, dict) else ()
 

@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
+from eomt.data.finite_json import parse_json
 from eomt.data.images import read_label_map
-from eomt.data.problems import each, strict
+from eomt.data.problems import each, of_file, strict
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import (
     COCO_FILES,
@@ -38,7 +39,6 @@ from eomt.data.readers.shapes import (
     joined,
     looked_at,
     number,
-    parse_json,
     pasted,
     require_pixels,
     union,
@@ -121,18 +121,19 @@ def _split_of(name: str) -> str:
 
 def _open(archive: Archive, split: str) -> Split:
     """Read all files once: the classes are those of all splits."""
-    known = _listed_classes(archive)
+    with of_file("labels.txt"):
+        known = _listed_classes(archive)
     told: dict[str, _Named] = {}  # JSON -> its image
     labels: set[str] = set()
     left_out: Counter[str] = Counter()
     for name in _json_files(archive):
         content, where = archive.read(name), archive.where(name)
         if not _is_labelme(content):
-            with each():
+            with of_file(name), each():
                 _refuse_broken(content, where)
             left_out["JSON files without shapes, which are not LabelMe's"] += _split_of(name) == split
             continue
-        with each():
+        with of_file(name), each():
             file = _object(parse_json(content, where), where)
             for shape, shape_name in _shapes(file, where):
                 with each():
@@ -245,7 +246,7 @@ def _find_images(archive: Archive, split: str, told: Mapping[str, _Named]) -> tu
     found: dict[str, str] = {}
     for name in [name for name in told if name not in strangers]:
         where = archive.where(name)
-        with each():
+        with of_file(name), each():
             image = _image_of(told[name], name, images, where)
             if image in found:
                 raise DataError(f"{where}: of the image {image} like {found[image]}; remove one of the two")

@@ -17,7 +17,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import LabelMap, read_color_map, read_label_map
 from eomt.data.parts import Part, require_size, segments_of
-from eomt.data.problems import each
+from eomt.data.problems import each, of_file
 from eomt.errors import DataError
 from eomt.types import Segments
 
@@ -161,9 +161,10 @@ def category_file(archive: Archive) -> str | None:
 def read_code(archive: Archive) -> MaskCode | None:
     """Read what the masks of a data set mean; None when no file says it. Raises DataError."""
     name = category_file(archive)
-    return (
-        None if name is None else parse_code(archive.read(name), archive.where(name), PurePosixPath(name).suffix)
-    )
+    if name is None:
+        return None
+    with of_file(name):
+        return parse_code(archive.read(name), archive.where(name), PurePosixPath(name).suffix)
 
 
 def parse_code(content: bytes, where: str, suffix: str) -> MaskCode:

@@ -29,7 +29,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import read_label_map
 from eomt.data.parts import require_size
-from eomt.data.problems import each
+from eomt.data.problems import each, of_file
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.mask_code import CATEGORY_FILES, MaskCode, read_code
 from eomt.data.readers.shapes import require_pixels, run_lengths, union
@@ -136,7 +136,8 @@ def _check_names(fields: Iterable[Any]) -> None:
 
 @lru_cache(maxsize=256)
 def _shard(archive: Archive, name: str) -> _Shard:
-    return _Shard(archive, name)
+    with of_file(name):
+        return _Shard(archive, name)
 
 
 def _pyarrow(archive: Archive) -> Any:
@@ -179,9 +180,10 @@ def _json(archive: Archive, name: str, field: str, kind: type) -> Any:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{archive.where(name)}: not as `datasets` writes it ({error}); save it again") from error
+        words = f"{archive.where(name)}: not as `datasets` writes it ({error}); save it again"
+        raise DataError(words, file=name) from error
     if not isinstance(value, kind):
-        raise DataError(f"{archive.where(name)}: {field} is {value!r:.60}; save the data set again")
+        raise DataError(f"{archive.where(name)}: {field} is {value!r:.60}; save the data set again", file=name)
     return value
 
 
@@ -203,9 +205,10 @@ def _open(archive: Archive, split: str) -> Split:
                 f"{archive.path}: {split} is larger than 2 GiB; unpack it, so that it is read in place"
             )
     schema = next(iter(shards.values())).schema
-    other = next((shard.where for shard in shards.values() if not shard.schema.equals(schema)), None)
-    if other:
-        raise DataError(f"{other}: has other columns than the first file of {split}; save the data set again")
+    for name, shard in shards.items():
+        if not shard.schema.equals(schema):
+            words = f"{shard.where}: has other columns than the first file of {split}; save the data set again"
+            raise DataError(words, file=name)
     columns = _columns(schema, archive)
     image_ids = iter(_image_ids(list(shards.values()), columns, schema))
     items = tuple(

@@ -1,21 +1,20 @@
-"""What labelling tools write, made into segments: JSON and numbers checked, shapes joined.
+"""What labelling tools write, made into segments: numbers checked, shapes joined.
 
 Shared by the readers of labelling tools' exports. What a shape means, and where it stands, is left to them;
 rasterising to `masks`.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from eomt.data.archive import Archive
+from eomt.data.finite_json import require_finite
 from eomt.data.problems import strict
-from eomt.errors import DataError
 from eomt.masks import (
     Rle,
     RleMasks,
@@ -41,7 +40,6 @@ __all__ = [
     "looked_at",
     "number",
     "numbers",
-    "parse_json",
     "pasted",
     "require_pixels",
     "run_lengths",
@@ -168,18 +166,6 @@ def ellipse(centre: tuple[float, float], radii: tuple[float, float], degrees: fl
     return flat
 
 
-def parse_json(content: bytes, where: str) -> Any:
-    """Parse JSON in UTF-8, strictly: NaN and Infinity, which are no JSON, are refused. Raises DataError."""
-
-    def refuse(name: str) -> float:
-        raise ValueError(f"{name} is not a number that JSON has")
-
-    try:
-        return json.loads(content.decode("utf-8-sig"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({error}); export or save it again") from error
-
-
 def looked_at(archive: Archive, names: Sequence[str]) -> Iterator[bytes]:
     """Read some files, from the first to the last and not too many bytes, to tell what kind they are."""
     total = 0
@@ -193,6 +179,7 @@ def looked_at(archive: Archive, names: Sequence[str]) -> Iterator[bytes]:
 
 def number(value: object, field: str) -> float:
     """Check a number from JSON. Raises ValueError naming the field."""
+    require_finite(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e9:
         raise ValueError(f'"{field}" is {value!r:.60}; expected a finite number, in pixels or percent')
     return float(value)

@@ -21,7 +21,7 @@ They have no objects: things in them are crowds, good for semantic training only
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -34,7 +34,7 @@ from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES, mask_kind, read_color_map, read_label_map
 from eomt.data.parts import Part, distinct, require_size, segments_of
-from eomt.data.problems import at_once, each, strict, tell
+from eomt.data.problems import at_once, each, of_file, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.errors import DataError
 from eomt.types import Segments
@@ -176,11 +176,15 @@ def _splits(archive: Archive) -> tuple[str, ...]:
     if tree is None:
         return ()
     masks = _files(archive, f"{tree.top}SegmentationClass") | _files(archive, f"{tree.top}SegmentationClassAug")
-    return tuple(
-        split
-        for split, name in sorted(tree.sets.items())
-        if any(id in masks for id in _listed(archive, name, twice=True))
-    )
+    return tuple(split for split, name in sorted(tree.sets.items()) if _has_masks(archive, name, masks))
+
+
+def _has_masks(archive: Archive, name: str, masks: Container[str]) -> bool:
+    """Tell whether a list names an image with a mask; one that cannot be read is told when it is opened."""
+    try:
+        return any(id in masks for id in _listed(archive, name, twice=True))
+    except DataError:
+        return True
 
 
 def _files(archive: Archive, folder: str, suffixes: tuple[str, ...] = (".png",)) -> dict[str, str]:
@@ -192,7 +196,8 @@ def _files(archive: Archive, folder: str, suffixes: tuple[str, ...] = (".png",))
             id = str(path.with_suffix(""))
             with each():
                 if id in found:
-                    raise DataError(f"{archive.path}: {found[id]} and {name} have one stem; rename or remove one")
+                    words = f"{archive.path}: {found[id]} and {name} have one stem; rename or remove one"
+                    raise DataError(words, file=name)
                 found[id] = name
     return found
 
@@ -200,12 +205,13 @@ def _files(archive: Archive, folder: str, suffixes: tuple[str, ...] = (".png",))
 def _listed(archive: Archive, name: str, twice: bool = False) -> tuple[str, ...]:
     """Read the ids of a split. Raises DataError, for one that is listed twice too unless that is to be passed."""
     where = archive.where(name)
-    lines = [line.strip() for line in _text(archive.read(name), where).splitlines()]
+    with of_file(name):
+        lines = [line.strip() for line in _text(archive.read(name), where).splitlines()]
     ids = [line.strip('"') if line.count('"') == 2 else line for line in lines if line]  # Datumaro quotes spaces
     for id, count in Counter(ids).items():
         with each():
             if count > 1 and not twice:
-                raise DataError(f"{where}: lists {id} twice; remove one of the lines")
+                raise DataError(f"{where}: lists {id} twice; remove one of the lines", file=name)
     return tuple(dict.fromkeys(ids))
 
 
@@ -224,6 +230,11 @@ def _open(archive: Archive, split: str) -> Split:
             f"{archive.path}: no split {split!r} with masks in ImageSets/Segmentation; it has "
             f"{', '.join(known) or 'none'}"
         )
+    with of_file(tree.sets[split]):
+        return _open_list(archive, tree, split)
+
+
+def _open_list(archive: Archive, tree: _Tree, split: str) -> Split:
     ids = _listed(archive, tree.sets[split])
     where = archive.where(tree.sets[split])
     images = _files(archive, f"{tree.top}JPEGImages", IMAGE_SUFFIXES)
@@ -245,11 +256,18 @@ def _open(archive: Archive, split: str) -> Split:
         _require(ids, objects, f"{tree.top}SegmentationObject", where)
     items = tuple(Item(id, images[id], masks[id], None if augmented else objects.get(id)) for id in ids)
     if strict():
-        listed = {id for name in tree.sets.values() for id in _listed(archive, name, twice=True)}
-        for id, mask in [*masks.items(), *objects.items()]:
-            if id not in listed:
-                tell(DataError(f"{archive.where(mask)}: no list in ImageSets/Segmentation names its image {id}"))
+        with each():  # where a list cannot be read, it is not known which masks are of no list
+            _tell_strangers(archive, tree, (*masks.items(), *objects.items()))
     return Split(archive, code.categories, items, partial(_read, code), left_out)
+
+
+def _tell_strangers(archive: Archive, tree: _Tree, masks: Iterable[tuple[str, str]]) -> None:
+    """Tell the masks of images that are in no list."""
+    listed = {id for name in tree.sets.values() for id in _listed(archive, name, twice=True)}
+    for id, mask in masks:
+        if id not in listed:
+            words = f"{archive.where(mask)}: no list in ImageSets/Segmentation names its image {id}"
+            tell(DataError(words, file=mask))
 
 
 def _require(ids: tuple[str, ...], files: dict[str, str], folder: str, where: str) -> None:
@@ -268,7 +286,8 @@ def _code(archive: Archive, top: str, objects: bool) -> _Code:
     is_own = archive.exists(file)
     entries = [(name, _palette_color(index)) for index, name in enumerate(_NAMES)]
     if is_own:
-        entries = _label_map(_text(archive.read(file), archive.where(file)), archive.where(file))
+        with of_file(file):
+            entries = _label_map(_text(archive.read(file), archive.where(file)), archive.where(file))
     categories = tuple(
         Category(name, objects and name.lower() not in _BACKGROUND, index, color)
         for index, (name, color) in enumerate(entries)
@@ -320,11 +339,12 @@ def _objects(archive: Archive, name: str, size: tuple[int, int]) -> NDArray[np.i
     """Number the objects from 2 on; 0 is none, 1 is void. Raises DataError or ValueError."""
     data, where = archive.read(name), archive.where(name)
     values: NDArray[Any]
-    if mask_kind(data, where) == "color":
-        values, void = read_color_map(data, where), _BORDER
-    else:
-        values, bits = read_label_map(data, where)
-        void = _VOID if bits <= 8 else -1
+    with of_file(name):
+        if mask_kind(data, where) == "color":
+            values, void = read_color_map(data, where), _BORDER
+        else:
+            values, bits = read_label_map(data, where)
+            void = _VOID if bits <= 8 else -1
     require_size(values, size, f"the mask of objects {name}")
     found, positions = distinct(values)
     return np.where(found == 0, 0, np.where(found == void, 1, np.arange(2, len(found) + 2)))[positions]

@@ -25,7 +25,7 @@ import yaml
 from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.images import IMAGE_SUFFIXES
-from eomt.data.problems import each, tell
+from eomt.data.problems import each, of_file, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.shapes import union
 from eomt.data.shallow_yaml import ShallowLoader
@@ -86,18 +86,21 @@ def _open(archive: Archive, split: str) -> Split:
         known = ", ".join(_declared(config))
         raise DataError(f"{archive.where(config.file)}: no split {split!r}; it has {known}")
     if "kpt_shape" in config.entries:
-        raise DataError(f"{config.where(archive, 'kpt_shape')}: labels of key points; export polygons instead")
-    categories = _categories(archive, config)
-    label_of = {category.id: label for label, category in enumerate(categories)}
+        words = f"{config.where(archive, 'kpt_shape')}: labels of key points; export polygons instead"
+        raise DataError(words, file=config.file)
     files = archive.names()
     known_files = set(files)
+    with of_file(config.file):
+        categories = _categories(archive, config)
+        images = _images(archive, config, split, files)
+    label_of = {category.id: label for label, category in enumerate(categories)}
     items = tuple(
         Item(image_id, image, label := _label_file(image), label in known_files)
-        for image_id, image in _by_id(archive, _images(archive, config, split, files)).items()
+        for image_id, image in _by_id(archive, images).items()
     )
     left_out = _look_through(archive, split, items, label_of)
     strangers = _strangers(archive, items, known_files)
-    if strangers:
+    if strangers and not strict():
         left_out += (f"{strangers} label files of no image",)
     return Split(archive, categories, items, partial(_read_segments, label_of), left_out)
 
@@ -171,9 +174,8 @@ def _strangers(archive: Archive, items: tuple[Item, ...], files: set[str]) -> in
     texts = [name for name in files - known if name.endswith(".txt") and posixpath.dirname(name) in folders]
     found = [name for name in sorted(texts) if "labels" in name.split("/")]
     for name in found:
-        tell(
-            DataError(f"{archive.where(name)}: labels, but there is no image of this name; add it, or remove them")
-        )
+        words = f"{archive.where(name)}: labels, but there is no image of this name; add it, or remove them"
+        tell(DataError(words, file=name))
     return len(found)
 
 
@@ -233,7 +235,8 @@ def _by_id(archive: Archive, images: list[str]) -> dict[str, str]:
             if image_id in found:
                 raise DataError(
                     f"{archive.path}: {found[image_id]} and {image} have one stem, and so one file of labels; "
-                    "rename or remove one of them"
+                    "rename or remove one of them",
+                    file=image,
                 )
             found[image_id] = image
     return found
@@ -303,11 +306,12 @@ def _listed(archive: Archive, config: _Config, file: str, files: list[str]) -> l
             if image is None:
                 raise DataError(
                     f"{archive.where(file)}: line {number}: {line.strip()!r:.200} is no image in {archive.path}; "
-                    "write its path from the top folder, or take the line out"
+                    "write its path from the top folder, or take the line out",
+                    file=file,
                 )
             found.append(image)
     if not found:
-        raise DataError(f"{archive.where(file)}: lists no images; write the path of one a line")
+        raise DataError(f"{archive.where(file)}: lists no images; write the path of one a line", file=file)
     return found
 
 
@@ -407,7 +411,8 @@ def _parse(archive: Archive, file: str) -> _Config:
     content = archive.read(file)
     if len(content) > _MAX_YAML:
         raise DataError(
-            f"{archive.where(file)}: {len(content) >> 10} KiB; names and places of images take far less"
+            f"{archive.where(file)}: {len(content) >> 10} KiB; names and places of images take far less",
+            file=file,
         )
     try:
         top = yaml.compose(content.decode("utf-8-sig"), Loader=ShallowLoader)
@@ -421,7 +426,7 @@ def _parse(archive: Archive, file: str) -> _Config:
             if name in _KEYS:
                 entries[name] = _Entry(_value(node), line)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{archive.where(file)}: not usable as YAML ({error}); correct it") from error
+        raise DataError(f"{archive.where(file)}: not usable as YAML ({error}); correct it", file=file) from error
     return _Config(file, entries)
 
 
