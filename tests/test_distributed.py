@@ -87,5 +87,5 @@ def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_end(shapes: Pat
 
 def test_killed_runs_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     """A dose of scripts/chaos."""
-    assert runpy.run_path(str(ROOT / "scripts" / "chaos"))["main"](1, 7) == 0
-    assert "1 of 1 killed runs ended as the one that was not killed" in capsys.readouterr().out
+    assert runpy.run_path(str(ROOT / "scripts" / "chaos"))["main"]("kill", 1, 7) == 0
+    assert "1 of 1 runs ended as the one to which nothing was done" in capsys.readouterr().out

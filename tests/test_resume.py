@@ -2,9 +2,13 @@
 
 import json
 import os
+import random
 import re
+import runpy
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +17,13 @@ import torch
 
 from conftest import TOY
 from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe
-from eomt.errors import ConfigError, DataError, ModelError
+from eomt.errors import ConfigError, DataError, ModelError, ResourceError
 from eomt.training import loop, state
 from eomt.training.loop import train
 from eomt.training.stop import Stopped
 
 STEPS = 6
+DAMAGES = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "chaos"))["DAMAGES"]
 
 
 def recipe(root: Path, workers: int = 0, **optim: object) -> Recipe:
@@ -121,34 +126,49 @@ def test_a_run_that_was_stopped_while_it_was_judged_is_judged_again(whole, shape
     assert_same_run(whole, tmp_path / "run")
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "no tensors", "no json", "junk"])
-def test_the_newest_state_that_is_whole_is_taken(
-    whole: Path, shapes: Path, tmp_path: Path, damage: str, caplog
-) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_of_two_states_the_one_that_is_whole_is_taken(whole: Path, tmp_path: Path, damage: str, caplog) -> None:
+    """Every harm that scripts/chaos knows; it does 100 of them, and goes on with each."""
     shutil.copytree(whole, tmp_path / "run")
-    newest = max((tmp_path / "run" / "states").iterdir())
-    content = (newest / "tensors").read_bytes()
-    if damage == "flip":
-        middle = len(content) // 2
-        (newest / "tensors").write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    elif damage == "cut":
-        (newest / "tensors").write_bytes(content[:-100])
-    elif damage == "no tensors":
-        (newest / "tensors").unlink()
-    elif damage == "no json":
-        (newest / "state.json").unlink()
-    else:
-        (newest / "state.json").write_text('{"format": 1}')
-    train(recipe(shapes), tmp_path / "run", resume=True)
+    before, newest = sorted((tmp_path / "run" / "states").iterdir())
+    kept = {path.name: path.read_bytes() for path in before.iterdir()}
+    DAMAGES[damage](newest, before, random.Random(damage))
+    found = state.newest(tmp_path / "run")
+    assert found is not None
+    assert found[1]["step"] == 4
     assert f"state {newest}: cannot be used" in caplog.text
+    assert {path.name: path.read_bytes() for path in before.iterdir()} == kept
+
+
+def test_a_run_goes_on_from_the_one_before(whole: Path, shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    DAMAGES["tensors cut"](max((tmp_path / "run" / "states").iterdir()), whole, random.Random(0))
+    train(recipe(shapes), tmp_path / "run", resume=True)
     assert_same_run(whole, tmp_path / "run")
+
+
+def test_damaged_states_do_not_count_among_those_kept(tmp_path: Path) -> None:
+    for step in (3, 6):
+        state.save(tmp_path, step, {"model.a": torch.ones(3)}, {"step": step})
+    (tmp_path / "states" / "step-000000006" / "tensors").unlink()
+    state.save(tmp_path, 4, {"model.a": torch.ones(3)}, {"step": 4})  # 3 was gone on from
+    assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["step-000000003", "step-000000004"]
+
+
+def test_a_state_is_replaced_by_a_later_one_of_its_step(tmp_path: Path) -> None:
+    for judged in (0, 3):
+        state.save(tmp_path, 3, {"model.a": torch.ones(3)}, {"judged": judged})
+    assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-000000003"]
+    found = state.newest(tmp_path)
+    assert found is not None
+    assert found[1] == {"judged": 3}
 
 
 def test_all_states_damaged(whole: Path, shapes: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     for path in (tmp_path / "run" / "states").glob("*/tensors"):
         path.write_bytes(b"")
-    with pytest.raises(ModelError, match="none of its 2 states can be used; start anew with --init-from"):
+    with pytest.raises(ModelError, match=r"none of its 2 states can be used; start anew with --init-from .*run"):
         train(recipe(shapes), tmp_path / "run", resume=True)
 
 
@@ -163,7 +183,8 @@ def test_a_state_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 raise OSError(28, "No space left on device")
 
             patch.setattr(state, call, full)
-            with pytest.raises(OSError, match="No space left"):
+            told = r"state of step 2 \(0.0 MB\) could not be written \(.*No space left.*\). Those before it are"
+            with pytest.raises(ResourceError, match=told):
                 state.save(tmp_path, 2, {"model.a": torch.zeros(3)}, {"step": 2})
         assert [path.name for path in (tmp_path / "states").iterdir()] == ["step-000000001"]
     found = state.newest(tmp_path)
@@ -209,3 +230,26 @@ def test_patience_ends_a_run(shapes: Path, tmp_path: Path, monkeypatch) -> None:
     judged = [row["step"] for row in curve(tmp_path / "run") if "AP" in row]
     assert judged == [2, 4]
     assert result.metrics["AP"] >= 0
+
+
+def test_a_file_that_may_not_grow_ends_a_run_which_goes_on_later(whole, shapes, tmp_path) -> None:
+    """The system's limit stands for a full disk; scripts/chaos fills real ones."""
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(max((tmp_path / "run" / "states").iterdir()))
+    (kept,) = (tmp_path / "run" / "states").iterdir()
+    limit = (kept / "tensors").stat().st_size // 2
+    resume = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        "from eomt.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", resume, "train", "--resume", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == ResourceError.exit_code, ended.stderr
+    assert re.search(r"error: run .*: the state of step 6 \(.* MB\) could not be written", ended.stderr)
+    assert [path.name for path in (tmp_path / "run" / "states").iterdir()] == [kept.name]
+    train(recipe(shapes), tmp_path / "run", resume=True)
+    assert_same_run(whole, tmp_path / "run")

@@ -1,14 +1,31 @@
 """Files and folders that are whole or as they were: written aside, then renamed. Free of torch."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from eomt.errors import ConfigError
+from eomt.errors import ConfigError, ResourceError
 
-__all__ = ["folder_aside", "write_aside"]
+__all__ = ["DISK_IS_FULL", "folder_aside", "needing_room", "write_aside"]
+
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system answers where a disk, a user's share of it or a file may not grow."""
+
+
+@contextmanager
+def needing_room(what: str, advice: str) -> Iterator[None]:
+    """Raise ResourceError, with this advice, where what is written in this context does not find room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_IS_FULL:
+            raise
+        raise ResourceError(
+            f"{what}: {error.filename or 'a file'} could not grow ({error.strerror}); {advice}"
+        ) from error
 
 
 @contextmanager

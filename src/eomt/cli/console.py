@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from eomt.errors import ConfigError, EomtError, ResourceError
+from eomt.files import DISK_IS_FULL
 
 __all__ = [
     "LogLines",
@@ -32,7 +33,7 @@ TABLE_WIDTH = 160
 """A table is not squeezed to less: a cut figure is worse than a long line."""
 
 EXIT_CODES_OF_SYSTEM = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE), ResourceError.exit_code),
+    **dict.fromkeys((*DISK_IS_FULL, errno.EMFILE, errno.ENFILE), ResourceError.exit_code),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ConfigError.exit_code),  # a folder that was named
 }
 """What the system may answer through no fault of the program."""

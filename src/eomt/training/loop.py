@@ -24,6 +24,7 @@ from eomt.config import LossConfig, Recipe
 from eomt.data.loader import steps_per_epoch, train_loader
 from eomt.errors import ConfigError, DataError, NonFiniteError
 from eomt.evaluation.evaluate import evaluate, match_categories
+from eomt.files import needing_room
 from eomt.inference.segmenter import Segmenter
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
@@ -156,6 +157,9 @@ def train(
     if accelerator.is_main_process and not resume:
         open_run(folder, recipe)
     with (
+        needing_room(
+            f"run {folder}", f"its states are whole: make room, then go on with eomt train --resume {folder}"
+        ),
         closing(train_loader(train_data, recipe, start_step=progress.step, **place)) as batches,
         Track(folder, progress.steps, accelerator.is_main_process) as track,
         Stop() as stop,

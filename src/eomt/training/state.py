@@ -1,7 +1,7 @@
 """The state of a run on disk, from which it goes on as if it had never stopped.
 
 A state is a folder, whole or absent: tensors (weights, their average, AdamW's moments) and a JSON file with the
-numbers and the tensors' sha256. There is no state of random numbers in it: all chance is a function of the seed,
+numbers and the sha256 of both. There is no state of random numbers in it: all chance is a function of the seed,
 the step and the place in it. What a run does with its state is left to `loop`.
 """
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from eomt.errors import ModelError
+from eomt.errors import ModelError, ResourceError
 
 __all__ = ["STATES", "newest", "pack", "save", "unpack"]
 
@@ -27,33 +27,48 @@ log = logging.getLogger("eomt")
 
 STATES = "states"
 """Folder of a run that holds its states."""
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """The newest so many states are kept: one that the disk has damaged does not end a run."""
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def save(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Write the state after a step; a crash at any moment leaves the earlier ones as they were."""
-    folder = run / STATES
-    folder.mkdir(exist_ok=True)
-    for stale in folder.glob(".*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary = folder / f".{_name(step)}"
-    temporary.mkdir()
+    """Write the state after a step; a crash at any moment leaves the earlier ones as they were.
+
+    Raises ResourceError where the disk does not take it.
+    """
+    folder, size = run / STATES, sum(value.nbytes for value in tensors.values())
+    target, temporary, replaced = (folder / name for name in (_name(step), f".{_name(step)}", ".replaced"))
     try:
+        folder.mkdir(exist_ok=True)
+        for stale in folder.glob(".*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary.mkdir()
         whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(whole, temporary / "tensors")
-        content = {"format": FORMAT, "sha256": _digest(temporary / "tensors"), "values": dict(values)}
+        content = {"format": FORMAT, "sha256": _digest(temporary / "tensors", values), "values": dict(values)}
         (temporary / "state.json").write_text(json.dumps(content), encoding="utf-8")
         for path in (temporary / "tensors", temporary / "state.json", temporary):
             _to_disk(path)
-        shutil.rmtree(folder / _name(step), ignore_errors=True)  # of an earlier try: it could not be used
-        os.rename(temporary, folder / _name(step))
+        if target.exists():  # saved before it was judged, or damaged
+            os.rename(target, replaced)
+        os.rename(temporary, target)
         _to_disk(folder)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(
+            f"run {run}: the state of step {step} ({size / 1e6:.1f} MB) could not be written ({error}). "
+            "Those before it are as they were: make room for three of them, then go on with "
+            f"eomt train --resume {run}"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+    shutil.rmtree(replaced, ignore_errors=True)
+    found = sorted(folder.glob("step-*"))
+    here = found.index(target) + 1
+    for old in (
+        found[: max(0, here - KEPT)] + found[here:]
+    ):  # later ones: damaged, or the run would go on from them
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -68,13 +83,15 @@ def newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r}; this version reads {FORMAT}")
-            if _digest(folder / "tensors") != content["sha256"]:
-                raise ValueError("its tensors are not what was written")
+            if _digest(folder / "tensors", content["values"]) != content["sha256"]:
+                raise ValueError("its content is not what was written")
             return load_file(folder / "tensors"), dict(content["values"])
-        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-            log.warning("state %s: cannot be used (%s); the one before it is taken", folder, error)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+            log.warning("state %s: cannot be used (%s)", folder, error)
     if found:
-        raise ModelError(f"run {run}: none of its {len(found)} states can be used; start anew with --init-from")
+        raise ModelError(
+            f"run {run}: none of its {len(found)} states can be used; start anew with --init-from {run}"
+        )
     return None
 
 
@@ -123,9 +140,11 @@ def _name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(tensors: Path, values: Mapping[str, Any]) -> str:
+    with tensors.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(json.dumps(values).encode())
+    return digest.hexdigest()
 
 
 def _to_disk(path: Path) -> None:
