@@ -1,5 +1,6 @@
 """A run that was stopped, killed or damaged goes on as if nothing had happened: the same weights, bit by bit."""
 
+import hashlib
 import json
 import os
 import random
@@ -145,6 +146,16 @@ def test_a_run_goes_on_from_the_one_before(whole: Path, shapes: Path, tmp_path: 
     DAMAGES["tensors cut"](max((tmp_path / "run" / "states").iterdir()), whole, random.Random(0))
     train(recipe(shapes), tmp_path / "run", resume=True)
     assert_same_run(whole, tmp_path / "run")
+
+
+def test_states_of_the_first_format_are_read(tmp_path: Path) -> None:
+    state.save(tmp_path, 3, {"model.a": torch.ones(3)}, {"step": 3})
+    file = tmp_path / "states" / "step-000000003" / "state.json"
+    digest = hashlib.sha256((file.parent / "tensors").read_bytes()).hexdigest()
+    file.write_text(json.dumps({"format": 1, "sha256": digest, "values": {"step": 3}}))
+    found = state.newest(tmp_path)
+    assert found is not None
+    assert found[1] == {"step": 3}
 
 
 def test_damaged_states_do_not_count_among_those_kept(tmp_path: Path) -> None:

@@ -216,6 +216,8 @@ class Recipe:
     """auto: bf16 where the processor computes in it, else fp32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    shard: bool = False
+    """Spread weights, gradients and moments over the processes (FSDP2): for models that one device cannot hold."""
     seed: int = 0
     """Start of all random numbers: the same seed gives the same run on the same machine."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -13,7 +13,7 @@ from eomt.cli.console import log_lines, note, print_json, print_table, printable
 from eomt.cli.options import Switch, check_names, known_options, named_first, parse
 from eomt.cli.recipes import find, flat, summary, written
 from eomt.cli.usage import nearest
-from eomt.config import Recipe, to_json
+from eomt.config import Recipe, from_json, to_json
 from eomt.errors import ConfigError
 from eomt.recipes import OWN_DATA
 from eomt.weights import zoo
@@ -22,7 +22,9 @@ __all__ = ["run"]
 
 DEFAULT_RECIPE = "small"
 
-HARMLESS = ("data.root", "data.workers", "device")
+AUTO = Path("auto")
+
+HARMLESS = ("data.root", "data.workers", "device", "shard")
 """What may change in a resumed run without changing its steps."""
 
 DESCRIPTION = """\
@@ -51,7 +53,8 @@ class TrainArguments:
     weights, a published name (eomt models ls), OWNER/NAME of a repository, or `bundled`. Its architecture replaces
     the recipe's; view, patches and how it is trained stay the recipe's."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
-    """Go on with the run in this folder as if it had never stopped, with its own recipe."""
+    """Go on with the run in this folder as if it had never stopped, with its own recipe. `auto`: with the one in
+    --out, where it has begun, else begin it; for a command that a launcher or a queue starts again."""
     change: Switch = False
     """With --resume: go on even where options change what the steps compute."""
     json: Switch = False
@@ -65,6 +68,9 @@ class TrainArguments:
 def run(arguments: Sequence[str]) -> int:
     """Train as the arguments say and print the final figures; give the exit code."""
     options = _read(arguments)
+    automatic = options.resume == AUTO
+    if automatic:
+        options = _found(options)
     recipe, out = _complete(options)
 
     if options.init_from is not None:
@@ -73,7 +79,9 @@ def run(arguments: Sequence[str]) -> int:
 
     speaks = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
     with log_lines() if speaks else nullcontext():
-        result = train(recipe, out, init_from=options.init_from, resume=options.resume is not None)
+        result = train(
+            recipe, out, init_from=options.init_from, resume="auto" if automatic else options.resume is not None
+        )
     if not speaks:
         return 0
     if options.json:
@@ -113,10 +121,31 @@ def _resumed(arguments: Sequence[str]) -> str | None:
         option, _, value = argument.partition("=")
         if option == "--resume":
             run = Path(value or next(iter(arguments[place + 1 :]), ""))
+            if run == AUTO:
+                return None
             if not (run / "recipe.json").is_file():
                 raise ConfigError(f"--resume {run}: no run in this folder (no recipe.json)")
             return str(run / "recipe.json")
     return None
+
+
+def _found(options: TrainArguments) -> TrainArguments:
+    """Turn `--resume auto` into what it means: the run in --out, where it has a state, or none."""
+    out = options.out
+    if out is None or not any(out.glob("states/step-*")):
+        return replace(options, resume=None, change=False)
+    ran, asked = to_json(find(str(out / "recipe.json"))[0]), to_json(options.settings)
+    if options.init_from is not None:
+        asked["model"] = ran["model"]  # that of the model which was started from
+    settings = from_json(Recipe, _filled(asked, ran))
+    return replace(options, resume=out, out=None, init_from=None, settings=settings)
+
+
+def _filled(asked: Any, ran: Any) -> Any:
+    """Put what the run has settled where nothing was asked for."""
+    if isinstance(asked, dict):
+        return {name: _filled(value, ran[name]) for name, value in asked.items()}
+    return ran if asked in (None, "auto") else asked
 
 
 def _check_changes(options: TrainArguments) -> None:

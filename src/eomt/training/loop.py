@@ -4,14 +4,16 @@ Forward, loss, backward, step; every so often, evaluate and save. Each part has 
 `data.loader`, `models`, `loss`, `optim`, `state`, `evaluation`, `weights`. Nothing here is called back.
 """
 
+import copy
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ from eomt.training.capture import save as save_capture
 from eomt.training.loss import LossTerms, amounts, segmentation_loss
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
 from eomt.training.setup import announce, build, build_accelerator, check, choose_data, open_run, settled
+from eomt.training.shard import shard, together, whole, whole_model
 from eomt.training.stop import Stop, Stopped
 from eomt.training.track import Track
 from eomt.types import Batch, Dataset, Target
@@ -76,6 +79,10 @@ class Progress:
     """Evaluations since the best one."""
     best: dict[str, float] = field(default_factory=dict)
     """Figures of the best evaluation."""
+    saved: float = field(default_factory=time.monotonic)
+    """When its state was saved last, by the clock."""
+    save_is_due: bool = False
+    """Whether that is long ago, as all processes agreed in the last step."""
 
     @property
     def epoch(self) -> float:
@@ -104,6 +111,8 @@ class Run:
     """To train on: a run goes on with as many only."""
     segmenter: Segmenter
     """With the model that is judged and saved: the average, where there is one."""
+    unspread: EoMT | None
+    """Where the model is spread over the processes: as it was before."""
     val_data: Dataset
     progress: Progress
     track: Track
@@ -116,7 +125,7 @@ def train(
     train_data: Dataset | None = None,
     val_data: Dataset | None = None,
     init_from: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
 ) -> TrainResult:
     """Train a model as the recipe says and leave a run folder.
 
@@ -127,14 +136,19 @@ def train(
     kept only if the classes are the same. The recipe in the run folder is the one that ran.
 
     `resume` goes on with the run in `out` from its newest state that is whole, as if it had never stopped: with
-    the same data and recipe to the same weights, bit by bit on the same machine.
+    the same data and recipe to the same weights, bit by bit on the same machine. `"auto"` does so where it has a
+    state, and else begins it.
 
     Raises ConfigError when `out` holds something already, DataError, ModelError, and NonFiniteError when the
     loss or a gradient is not finite. Nothing is written before data and model are at hand. Ctrl-C and SIGTERM end
     a run after the step at hand, with its state saved, and are passed on as KeyboardInterrupt.
     """
     folder = Path(out)
-    check(recipe, folder, resume)
+    may_be_there = bool(resume)
+    if resume == "auto":
+        resume = state.is_in(folder)
+        may_be_there = (folder / "recipe.json").is_file()  # it may have been killed before its first state
+    check(recipe, folder, may_be_there)
     set_seed(recipe.seed)
     accelerator = build_accelerator(recipe)
     train_data, val_data = choose_data(recipe, train_data, val_data)
@@ -143,13 +157,22 @@ def train(
     bare, info = build(recipe, train_data, init_from)
     recipe = settled(recipe, info)
     adapt(bare, recipe.optim)
-    average = None if recipe.optim.ema is None else averaged(bare, recipe.optim.ema).to(accelerator.device)
-    model, optimizer = accelerator.prepare(bare, build_optimizer(bare, recipe.optim))
+    average = None if recipe.optim.ema is None else averaged(bare, recipe.optim.ema)
+    judged: Any = bare if average is None else average.module
+    unspread = None
+    if recipe.shard and accelerator.num_processes > 1:
+        unspread = copy.deepcopy(bare)
+        for spread in dict.fromkeys((bare, judged)):
+            shard(spread, accelerator.device)
+        model, optimizer = bare, accelerator.prepare(build_optimizer(bare, recipe.optim))
+    else:
+        judged.to(accelerator.device)
+        model, optimizer = accelerator.prepare(bare, build_optimizer(bare, recipe.optim))
     epoch = steps_per_epoch(len(train_data), recipe.data.batch_size)
     progress = Progress(recipe.steps or max(1, round(recipe.epochs * epoch)), epoch, recipe.evaluate_every)
     if resume:
         load_state(folder, bare, optimizer, average, progress, info, len(train_data))
-    judged: Any = bare if average is None else average.module
+        stand_together(folder, progress.step)
     segmenter = Segmenter(judged, info, accelerator.device)
     match_categories(val_data.categories, info.categories, [segmenter.task])
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
@@ -162,7 +185,7 @@ def train(
         ),
         closing(train_loader(train_data, recipe, start_step=progress.step, **place)) as batches,
         Track(folder, progress.steps, accelerator.is_main_process) as track,
-        Stop() as stop,
+        Stop(alone=accelerator.num_processes == 1) as stop,
     ):
         run = Run(
             recipe,
@@ -173,6 +196,7 @@ def train(
             average,
             len(train_data),
             segmenter,
+            unspread,
             val_data,
             progress,
             track,
@@ -192,8 +216,11 @@ def train(
         try:
             fit(run, batches)
         except Stopped:
-            usable(segmenter).save(folder / "last")
+            last = usable(run)
+            if accelerator.is_main_process:
+                last.save(folder / "last")
             log.info("stopped after step %d; go on with: eomt train --resume %s", progress.step, folder)
+            accelerator.wait_for_everyone()  # a launcher gives the others little time where one has ended
             raise
     accelerator.wait_for_everyone()
     return TrainResult(Segmenter.from_pretrained(folder / "best", str(accelerator.device)), progress.best, folder)
@@ -201,23 +228,21 @@ def train(
 
 def fit(run: Run, batches: Iterator[Batch]) -> None:
     """Run all steps that are left, or until the figure has not risen for long enough."""
-    progress, saved = run.progress, time.monotonic()
+    progress = run.progress
     run.model.train()
     try:
         while True:
             if progress.is_due:
                 judge(run)
                 save_state(run)
-                saved = time.monotonic()
             if progress.step >= progress.steps or out_of_patience(run):
                 break
             values = optimizer_step(run, batches)
             progress.step += 1
             run.track.step(progress.step, progress.epoch, values)
             run.stop.check()
-            if time.monotonic() - saved > SECONDS_BETWEEN_STATES:
+            if progress.save_is_due:
                 save_state(run)
-                saved = time.monotonic()
     except Stopped:
         save_state(run)
         raise
@@ -229,20 +254,24 @@ def judge(run: Run) -> None:
     """Evaluate, record, and save what is to be used: the last model, and the best."""
     progress, task = run.progress, run.segmenter.task
     run.model.eval()
-    segmenter = usable(run.segmenter)
+    segmenter = usable(run)
     if run.accelerator.is_main_process:
         segmenter.save(run.folder / "last")
-    share = run.accelerator.process_index, run.accelerator.num_processes
-    result = evaluate(
-        segmenter,
-        run.val_data,
-        [task],
-        precision=run.recipe.precision,
-        skip_bad=run.recipe.data.on_bad_sample == "skip",
-        share=share,
-        gather=gather_object if share[1] > 1 else None,
-        progress=lambda done, images: run.stop.check(),
-    )
+    try:
+        result = evaluate(
+            segmenter,
+            run.val_data,
+            [task],
+            precision=run.recipe.precision,
+            skip_bad=run.recipe.data.on_bad_sample == "skip",
+            share=(run.accelerator.process_index, run.accelerator.num_processes),
+            gather=partial(gathered, run),
+            progress=lambda done, images: run.stop.check_here(),
+        )
+    except Stopped:
+        if run.stop.agreed is None:  # the others go on, and will wait there
+            gathered(run, [])
+        raise
     run.model.train()
     run.track.evaluation(progress.step, progress.epoch, result.figures | {"val_seconds": result.seconds})
     progress.judged, figure = progress.step, TASKS[task].figure
@@ -254,9 +283,18 @@ def judge(run: Run) -> None:
             segmenter.save(run.folder / "best")
 
 
-def usable(segmenter: Segmenter) -> Segmenter:
-    """Give what is judged and saved: a model with plain weights, into which adapters are merged."""
-    return Segmenter(merged(segmenter.model), segmenter.info, segmenter.device)
+def usable(run: Run) -> Segmenter:
+    """Give what is judged and saved: a model with whole, plain weights, into which adapters are merged."""
+    model = run.segmenter.model if run.unspread is None else whole_model(run.segmenter.model, run.unspread)
+    return Segmenter(merged(model), run.segmenter.info, run.segmenter.device)
+
+
+def gathered(run: Run, own: list[Any]) -> list[Any]:
+    """Bring the lists of all processes together; raise Stopped in each, where one was asked to stop meanwhile."""
+    found = gather_object([(run.stop.wishes(), own)])
+    run.stop.agree([sum(column) for column in zip(*(wishes for wishes, _ in found), strict=True)])
+    run.stop.check()
+    return [part for _, parts in found for part in parts]
 
 
 def out_of_patience(run: Run) -> bool:
@@ -270,8 +308,10 @@ def out_of_patience(run: Run) -> bool:
 
 def save_state(run: Run) -> None:
     """Save all that the steps to come depend on."""
+    model = run.accelerator.unwrap_model(run.model)
+    tensors = together(state.pack(model, run.optimizer, run.average), keep=run.accelerator.is_main_process)
+    run.progress.saved, run.progress.save_is_due = time.monotonic(), False
     if run.accelerator.is_main_process:
-        model = run.accelerator.unwrap_model(run.model)
         values = {
             "step": run.progress.step,
             "judged": run.progress.judged,
@@ -280,7 +320,17 @@ def save_state(run: Run) -> None:
             "images": run.images,
             "classes": [category.name for category in run.segmenter.categories],
         }
-        state.save(run.folder, run.progress.step, state.pack(model, run.optimizer, run.average), values)
+        state.save(run.folder, run.progress.step, tensors, values)
+
+
+def stand_together(folder: Path, step: int) -> None:
+    """Raise ConfigError where not all processes go on from the same step."""
+    steps = sorted(set(gather_object([step])))
+    if len(steps) > 1:
+        raise ConfigError(
+            f"run {folder}: the processes see its states after steps {', '.join(map(str, steps))}; on several "
+            "machines the folder must be one that they share"
+        )
 
 
 def load_state(
@@ -333,10 +383,14 @@ def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         share = torch.stack([terms.total.detach(), *terms.layers.sum(0)]) / len(micro_batches)
         sums += torch.cat([share, share.new_tensor([terms.replaced_costs, terms.costs])])
     norm = accelerator.clip_grad_norm_(run.model.parameters(), recipe.optim.clip_norm)
-    *losses, replaced, costs = across(accelerator, sums).tolist()
+    long_ago = time.monotonic() - progress.saved > SECONDS_BETWEEN_STATES
+    shared = torch.cat([sums, sums.new_tensor([*run.stop.wishes(), long_ago])])
+    *losses, replaced, costs, interrupted, terminated, due = across(accelerator, shared).tolist()
+    run.stop.agree([interrupted, terminated])
+    progress.save_is_due = due > 0
     names = ("loss", "mask", "dice", "class")
     values = {name: value / accelerator.num_processes for name, value in zip(names, losses, strict=True)}
-    values["grad_norm"] = float(norm if norm is not None else math.nan)
+    values["grad_norm"] = float(whole(norm) if norm is not None else math.nan)
     try:
         check_finite(values, progress.step + 1, int(replaced), int(costs))
     except NonFiniteError as error:
@@ -379,7 +433,7 @@ def keep_step(
 ) -> str:
     """Keep a step whose numbers are not finite in the run folder, each process its part; say where."""
     accelerator = run.accelerator
-    weights = accelerator.unwrap_model(run.model).state_dict()
+    weights = together(accelerator.unwrap_model(run.model).state_dict(), keep=True)
     capture = Capture(
         run.recipe,
         run.progress.step + 1,

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 
 from eomt.config import DataConfig, OptimConfig, Recipe, checked_thresholds, choose_task, to_json
 from eomt.data.detect import changed, find_format
@@ -38,9 +39,9 @@ __all__ = [
 log = logging.getLogger("eomt")
 
 
-def check(recipe: Recipe, folder: Path, resume: bool = False) -> None:
+def check(recipe: Recipe, folder: Path, may_be_there: bool = False) -> None:
     """Refuse settings that cannot be meant and a run folder that is in use, before anything is read."""
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not may_be_there and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(
             f"run folder {folder}: it holds something already; give another --out, or go on with --resume {folder}"
         )
@@ -103,6 +104,15 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         cpu=device.type == "cpu",
         mixed_precision="bf16" if choose_precision(recipe.precision, device) == torch.bfloat16 else "no",
     )
+    if accelerator.distributed_type in (
+        DistributedType.FSDP,
+        DistributedType.DEEPSPEED,
+        DistributedType.MEGATRON_LM,
+    ):
+        raise ConfigError(
+            f"the launcher asks for {accelerator.distributed_type.value}: start without it (torchrun, or "
+            "accelerate launch --multi_gpu), and give --shard to spread the model over the processes"
+        )
     share, left = divmod(recipe.data.batch_size, accelerator.num_processes)
     micro = recipe.data.micro_batch or share
     if left or not share or share % micro:

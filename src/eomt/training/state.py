@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eomt.errors import ModelError, ResourceError
+from eomt.training.shard import alike
 
-__all__ = ["STATES", "newest", "pack", "save", "unpack"]
+__all__ = ["STATES", "is_in", "newest", "pack", "save", "unpack"]
 
 log = logging.getLogger("eomt")
 
@@ -66,10 +67,14 @@ def save(run: Path, step: int, tensors: Mapping[str, Tensor], values: Mapping[st
     shutil.rmtree(replaced, ignore_errors=True)
     found = sorted(folder.glob("step-*"))
     here = found.index(target) + 1
-    for old in (
-        found[: max(0, here - KEPT)] + found[here:]
-    ):  # later ones: damaged, or the run would go on from them
+    later = found[here:]  # they are damaged, or the run would have gone on from them
+    for old in found[: max(0, here - KEPT)] + later:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def is_in(run: Path) -> bool:
+    """Tell whether a run has a state, whole or not."""
+    return any((run / STATES).glob("step-*"))
 
 
 def newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -81,9 +86,10 @@ def newest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     for folder in found:
         try:
             content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']!r}; this version reads {FORMAT}")
-            if _digest(folder / "tensors", content["values"]) != content["sha256"]:
+            if content["format"] not in (1, FORMAT):
+                raise ValueError(f"format {content['format']!r}; this version reads 1 and {FORMAT}")
+            covered = content["values"] if content["format"] == FORMAT else None  # 1: the tensors only
+            if _digest(folder / "tensors", covered) != content["sha256"]:
                 raise ValueError("its content is not what was written")
             return load_file(folder / "tensors"), dict(content["values"])
         except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
@@ -115,16 +121,21 @@ def unpack(
 ) -> None:
     """Put back what `pack` took. Raises ModelError where it is of another model."""
     try:
-        model.load_state_dict(_under("model.", tensors))
+        _load(model, _under("model.", tensors))
         if average is not None:
-            average.load_state_dict(_under("average.", tensors))
+            _load(average, _under("average.", tensors))
     except RuntimeError as error:
         raise ModelError(f"the run's state is of another model ({str(error).splitlines()[0]})") from error
     for name, parameter in model.named_parameters():
         moments = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
         if moments:
-            on_device = {key: value.to(parameter.device) for key, value in moments.items() if key != "step"}
-            optimizer.state[parameter] = {**on_device, "step": moments["step"]}
+            placed = {key: alike(value, parameter) for key, value in moments.items() if key != "step"}
+            optimizer.state[parameter] = {**placed, "step": moments["step"]}
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    own = module.state_dict()
+    module.load_state_dict({name: alike(value, own.get(name)) for name, value in tensors.items()})
 
 
 def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -140,10 +151,11 @@ def _name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def _digest(tensors: Path, values: Mapping[str, Any]) -> str:
+def _digest(tensors: Path, values: Mapping[str, Any] | None) -> str:
     with tensors.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    digest.update(json.dumps(values).encode())
+    if values is not None:
+        digest.update(json.dumps(values).encode())
     return digest.hexdigest()
 
 

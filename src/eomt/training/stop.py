@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -17,19 +18,26 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class Stop:
     """Within this context, SIGINT (Ctrl-C) and SIGTERM are noted, and heeded where `check` is called.
 
-    A second Ctrl-C interrupts at once. Signals reach Python's main thread only: elsewhere nothing changes.
+    Of several processes, only some may get a signal, but all must stop at the same step: each tells its `wishes`,
+    and all heed what they `agree` on. A second Ctrl-C interrupts at once. Signals reach Python's main thread only:
+    elsewhere nothing changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = True) -> None:
+        self.alone = alone
         self.number: int | None = None
+        self.agreed: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -38,8 +46,24 @@ class Stop:
             with contextlib.suppress(TypeError):  # a handler that was not Python's cannot be put back
                 signal.signal(number, handler)
 
+    def wishes(self) -> list[float]:
+        """Tell for each of the two signals whether it came to this process: 1 or 0."""
+        return [float(self.number == number) for number in SIGNALS]
+
+    def agree(self, wishes: Sequence[float]) -> None:
+        """Take the sums of the wishes of all processes; SIGTERM goes before SIGINT."""
+        for number, wish in zip(SIGNALS, wishes, strict=True):
+            if wish:
+                self.agreed = number
+
     def check(self) -> None:
-        """Raise Stopped if a signal came."""
+        """Raise Stopped if a signal came; of several processes, if they agreed that one did."""
+        number = self.number if self.alone else self.agreed
+        if number is not None:
+            raise Stopped(number)
+
+    def check_here(self) -> None:
+        """Raise Stopped if a signal came to this process."""
         if self.number is not None:
             raise Stopped(self.number)
 
