@@ -142,19 +142,22 @@ def test_bad_images_are_left_out_on_request(segmenter: Segmenter, caplog) -> Non
     assert "not judged: picture 1: cut short" in caplog.text
 
 
-def test_processes_that_share_the_images_give_the_figures_of_one(segmenter: Segmenter) -> None:
+@pytest.mark.parametrize("count", [2, 4, 5])  # of four images; the last one has none
+def test_processes_that_share_the_images_give_the_figures_of_one(segmenter: Segmenter, count: int) -> None:
     groups = {"picture 0": "dark", "picture 1": "dark"}
     shares: list[object] = []
-    for number in range(3):
+    for number in range(count):
         with pytest.raises(StopIteration):  # each waits for the others
             evaluate(
                 segmenter,
                 Shapes(),
                 groups=groups,
-                share=(number, 3),
+                share=(number, count),
                 gather=lambda own: shares.extend(own) or next(iter(())),
             )
-    together = evaluate(segmenter, Shapes(), groups=groups, share=(0, 3), gather=lambda own: [*own, *shares[1:]])
+    together = evaluate(
+        segmenter, Shapes(), groups=groups, share=(0, count), gather=lambda own: [*own, *shares[1:]]
+    )
     alone = evaluate(segmenter, Shapes(), groups=groups)
     assert together.figures == pytest.approx(alone.figures, rel=0, abs=0, nan_ok=True)
     assert together.groups.keys() == alone.groups.keys()

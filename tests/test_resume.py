@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from conftest import TOY
-from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe
+from eomt.cli import main
+from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe, to_json
 from eomt.errors import ConfigError, DataError, ModelError, ResourceError
 from eomt.training import loop, state
 from eomt.training.loop import train
@@ -204,6 +205,25 @@ def test_a_state_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for step in range(2, 6):
         state.save(tmp_path, step, {"model.a": torch.zeros(3)}, {"step": step})
     assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["step-000000004", "step-000000005"]
+
+
+def test_auto_begins_a_run_or_goes_on_with_it(whole: Path, shapes: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "asked.json").write_text(json.dumps(to_json(recipe(shapes))))
+    command = ["train", str(tmp_path / "asked.json"), "--resume", "auto", "--out"]
+    shutil.copytree(whole, tmp_path / "begun")
+    shutil.rmtree(max((tmp_path / "begun" / "states").iterdir()))
+    assert main([*command, str(tmp_path / "begun"), "--optim.lr", "5e-3"]) == ConfigError.exit_code
+    assert "optim.lr was 0.001, is 0.005" in capsys.readouterr().err
+    (tmp_path / "killed").mkdir()  # before its first state
+    shutil.copy(whole / "recipe.json", tmp_path / "killed")
+    for name, said in (("begun", "going on after step 4"), ("killed", "6 steps of 4 images")):
+        assert main([*command, str(tmp_path / name)]) == 0
+        assert said in capsys.readouterr().err
+        assert_same_run(whole, tmp_path / name)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    assert main([*command, str(tmp_path / "other")]) == ConfigError.exit_code
+    assert "it holds something already" in capsys.readouterr().err
 
 
 def test_what_cannot_go_on(whole: Path, shapes: Path, tmp_path: Path) -> None:
