@@ -39,6 +39,14 @@ def blocks(height: int, width: int) -> np.ndarray:
     return ids
 
 
+def test_zoom_shows_images_of_all_sizes_alike() -> None:
+    config = AugmentConfig(scale=(1.0, 1.0))
+    for source in [(40, 50), (300, 200), (64, 1000)]:
+        view = draw_view(source, (48, 64), config, generator(), zoom=1.5)
+        assert view.scaled == (source[0] * 1.5, source[1] * 1.5)
+        assert view.window[2:] == pytest.approx((min(source[0], 32), min(source[1], 64 / 1.5)), abs=1)
+
+
 @pytest.mark.parametrize("rle", [False, True])
 @pytest.mark.parametrize("size", [(64, 64), (48, 96), (96, 48)])
 def test_image_and_masks_stay_together(size, rle):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from eomt.config import Thresholds
 from eomt.devices import choose_device, choose_precision
 from eomt.errors import ConfigError, DataError
 from eomt.inference.segmenter import Segmenter
+from eomt.masks import IdMap, RleMasks
 from eomt.models.eomt import EoMT
-from eomt.types import QueryLogits
+from eomt.tasks import TASKS
+from eomt.types import Prediction, QueryLogits
 from eomt.weights.checkpoint import ModelInfo
 
 CATEGORIES = (Category("square", True, 0, (255, 0, 0)), Category("ground", False, 1, (0, 0, 255)))
@@ -92,6 +95,58 @@ def test_larger_view(segmenter: Segmenter) -> None:
     [(logits, tiling)] = segmenter.look([image], "contain", image_size=(128, 96))
     assert tiling.view == (128, 96)
     assert logits.features.shape[-2:] == (32, 24)
+
+
+@pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
+def test_tiles_that_see_alike_give_what_one_view_gives(segmenter: Segmenter, monkeypatch, task: str) -> None:
+    """With a model that names each pixel by its colour, the cuts between tiles cannot be seen in the result."""
+
+    def look(images, fit, *, zoom=None, **options):
+        assert zoom in (2.0, None, 0)
+        return [(image, None) for image in images]
+
+    def decode(image, tiling, categories, thresholds):
+        red = image[0].numpy()
+        present = [value for value in (200, 100) if (red == value).any()]
+        masks = [red == value for value in present]
+        labels = np.array([{200: 0, 100: len(categories) - 1}[value] for value in present], dtype=np.int64)
+        if task == "instance":
+            masks, labels = masks[: int(200 in present)], labels[: int(200 in present)]
+            encoded = RleMasks.encode(masks, red.shape)
+        else:
+            ids = sum(place * mask for place, mask in enumerate(masks, 1)).astype(np.int32)
+            encoded = IdMap(ids, len(masks))
+        return Prediction(encoded, labels, np.full(len(labels), 0.5), categories)
+
+    monkeypatch.setattr(segmenter, "look", look)
+    monkeypatch.setitem(TASKS, task, replace(TASKS[task], decode=decode))
+    image = np.full((90, 140, 3), 100, dtype=np.uint8)
+    image[20:70, 10:130] = 200  # one bar, longer than three tiles of 32
+    tiled, whole = (segmenter.predict(image, task=task, zoom=zoom) for zoom in (2.0, 0.0))
+    assert [(s.label, s.score, s.rle) for s in tiled] == [(s.label, s.score, s.rle) for s in whole]
+
+
+def test_zoom_is_the_scale_of_the_views(segmenter: Segmenter) -> None:
+    image = torch.from_numpy(picture(20, 31)).permute(2, 0, 1)
+    [(_, tiling)] = segmenter.look([image], "contain", zoom=2.0)
+    assert (tiling.scaled, len(tiling)) == ((40, 62), 1)
+    [(_, tiling)] = segmenter.look([image], "contain")
+    assert tiling.scaled == (41, 64)
+
+
+def test_the_models_own_zoom(segmenter: Segmenter, monkeypatch) -> None:
+    """It is saved with the model, used by default, and 0 turns it off."""
+    counts = []
+    look = segmenter.look
+    monkeypatch.setattr(
+        segmenter, "look", lambda images, *a, **o: counts.append(len(images)) or look(images, *a, **o)
+    )
+    monkeypatch.setattr(segmenter, "info", replace(segmenter.info, model=replace(segmenter.info.model, zoom=1.0)))
+    segmenter.predict(picture(64, 100))
+    segmenter.predict(picture(64, 100), zoom=0.0)
+    assert counts == [2, 1]
+    with pytest.raises(ConfigError, match="zoom 20: a view of 64 x 64"):
+        segmenter.predict(picture(64, 100), zoom=20.0)
 
 
 def test_save_and_load(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ class ModelConfig:
     """Where the backbone's weights come from: auto (timm's hub), none (random), or a safetensors file."""
     image_size: tuple[int, int] = (640, 640)
     """Height and width of the view that the model sees, in pixels; multiples of the patch size."""
+    zoom: float | None = None
+    """Pixels of the view for each pixel of the image: one magnification for images of all sizes, larger ones being
+    seen in overlapping tiles. None: each image is scaled to the view, however large it is."""
     patch_size: int = 16
     """Side of a patch; another one than the backbone's is reached by the FlexiViT resize."""
     depth: int | None = None
@@ -130,7 +133,7 @@ class AugmentConfig:
     vertical_flip: float = 0.0
     """Probability of a vertical flip (microscopy, aerial images; 0 in the paper)."""
     scale: tuple[float, float] = (0.1, 2.0)
-    """Range of the factor on the scale at which the image fits the view."""
+    """Range of the factor on the scale at which the image fits the view, or on `model.zoom`."""
     fit: Literal["contain", "cover"] | None = None
     """contain: at factor 1 the longest side fits the view; cover: the shortest side fills it. None: as the task
     does in prediction, so that training shows things as large as prediction does."""

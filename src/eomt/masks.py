@@ -25,6 +25,7 @@ __all__ = [
     "decode_rle",
     "encode_rle",
     "joined_rle",
+    "placed_rle",
     "rle_of_counts",
     "rle_of_polygons",
     "trace_polygons",
@@ -173,12 +174,23 @@ class RleMasks:
 
     def sample(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[NDArray[np.bool_], list[int]]:
         """Look up the pixels where rows and columns cross, and give the masks seen there, [k h w], and which."""
-        runs = [_look_up(rle, rows, columns) for rle in self.rles]
-        seen = [index for index, found in enumerate(runs) if len(found)]
+        near = np.flatnonzero(self._meet(rows, columns))
+        found = [(index, _look_up(self.rles[index], rows, columns)) for index in near.tolist()]
+        runs = {index: each for index, each in found if len(each)}
+        seen = list(runs)
         masks = np.zeros((len(seen), len(rows), len(columns)), dtype=np.bool_)
         for mask, index in zip(masks, seen, strict=True):
             _fill(mask, runs[index])
         return masks, seen
+
+    def _meet(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Tell which masks' bounding boxes reach between the first and the last of these rows and columns, [n]."""
+        if not (len(self) and len(rows) and len(columns)):
+            return np.zeros(len(self), dtype=np.bool_)
+        left, top, width, height = coco_mask.toBbox([dict(rle) for rle in self.rles]).T
+        across = (left <= columns.max()) & (left + width > columns.min())
+        meet: NDArray[np.bool_] = across & (top <= rows.max()) & (top + height > rows.min())
+        return meet
 
     def areas(self) -> NDArray[np.int64]:
         """Count the pixels of each mask, [n]."""
@@ -201,6 +213,16 @@ def encode_rle(mask: NDArray[np.bool_]) -> Rle:
     """Encode a dense mask [h w] in COCO's run-length code."""
     rle = coco_mask.encode(mask)
     return Rle(size=rle["size"], counts=rle["counts"])
+
+
+def placed_rle(mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]) -> Rle:
+    """Encode a dense mask [h w] whose top left is at `corner` of an image (height, width), empty elsewhere.
+
+    The image's own pixels are not touched: this costs what the mask does.
+    """
+    steps = np.diff(mask.T.astype(np.int8), prepend=0, append=0)  # one row for each column
+    x, y = np.nonzero(steps)
+    return _rle_of_borders((corner[1] + x) * size[0] + corner[0] + y, size)
 
 
 def decode_rle(rle: Rle) -> NDArray[np.bool_]:
@@ -294,10 +316,16 @@ def rle_of_counts(counts: object, rle_size: object, size: tuple[int, int]) -> Rl
         )
     if runs[1:].all() and isinstance(counts, str | bytes):
         return Rle(size=[height, width], counts=counts.encode("ascii") if isinstance(counts, str) else counts)
-    borders, times = np.unique(runs.cumsum()[:-1], return_counts=True)  # empty runs: two borders in one place
+    return _rle_of_borders(runs.cumsum()[:-1], size)
+
+
+def _rle_of_borders(borders: NDArray[np.int64], size: tuple[int, int]) -> Rle:
+    """Encode a mask that changes at these pixels, counted down the columns; two changes at one cancel out."""
+    pixels = size[0] * size[1]
+    borders, times = np.unique(borders, return_counts=True)
     borders = borders[(times % 2 == 1) & (borders < pixels)]
     runs = np.diff(borders, prepend=0, append=pixels)
-    rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    rle = coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
     return Rle(size=rle["size"], counts=rle["counts"])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from eomt.cli.console import log_lines, note, print_json, printable
-from eomt.cli.options import TASKS, ClassSource, ImageSize, ModelSource, Switch, check_image_size, parse
+from eomt.cli.options import TASKS, ClassSource, ImageSize, ModelSource, Switch, check_view, parse
 from eomt.config import TaskName
 from eomt.errors import ConfigError
 from eomt.files import write_aside
@@ -73,7 +73,7 @@ class ConvertArguments:
 def run(arguments: Sequence[str]) -> int:
     """Convert as the arguments say; give the exit code."""
     options = parse(ConvertArguments, arguments, "eomt convert", DESCRIPTION)
-    check_image_size(options.image_size)
+    check_view(options.image_size)
     zoo.check(options.source)
     if options.storage != "fp32" and options.to != "eomt":
         raise ConfigError(f"--storage {options.storage}: only with --to eomt")

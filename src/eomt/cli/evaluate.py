@@ -18,7 +18,8 @@ from eomt.cli.options import (
     ModelSource,
     OwnShare,
     Switch,
-    check_image_size,
+    Zoom,
+    check_view,
     override_thresholds,
     parse,
 )
@@ -99,6 +100,9 @@ class EvalArguments:
     """Panoptic: least share of its mask that a segment must win from others to be kept."""
     image_size: ImageSize = None
     """Size in pixels of the view that the model sees."""
+    zoom: Zoom = None
+    """Pixels of the view for each of the image: larger images are seen in overlapping tiles, and what is found in
+    them is joined. 0: the whole image in one view."""
     device: Device = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
@@ -113,7 +117,7 @@ class EvalArguments:
 def run(arguments: Sequence[str]) -> int:
     """Evaluate as the arguments say and print the figures; give the exit code."""
     options = parse(EvalArguments, arguments, "eomt eval", DESCRIPTION)
-    check_image_size(options.image_size)
+    check_view(options.image_size, options.zoom)
     zoo.check(options.model)
 
     evaluation = _judge_model(options) if options.predictions is None else _judge_files(options)
@@ -178,6 +182,7 @@ def _judge_model(options: EvalArguments) -> "Evaluation":
             max_detections=options.max_detections,
             thresholds=thresholds,
             image_size=options.image_size,
+            zoom=options.zoom,
             precision=options.precision,
             groups=groups,
             progress=show,

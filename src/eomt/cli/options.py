@@ -25,8 +25,9 @@ __all__ = [
     "OwnCount",
     "OwnShare",
     "Switch",
-    "check_image_size",
+    "Zoom",
     "check_names",
+    "check_view",
     "known_options",
     "make_folder",
     "named_first",
@@ -48,6 +49,8 @@ Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
 OwnShare = Annotated[float | None, tyro.conf.DisallowNone, tyro.conf.arg(metavar="0..1", help_behavior_hint=OWN)]
 """A share or a probability; None is the model's own."""
 OwnCount = Annotated[int | None, tyro.conf.DisallowNone, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)]
+Zoom = Annotated[float | None, tyro.conf.DisallowNone, tyro.conf.arg(metavar="FACTOR", help_behavior_hint=OWN)]
+"""Pixels of the view for each of the image; None is the model's own."""
 ImageSize = Annotated[
     tuple[int, int] | None,
     # A type of its own: of an optional pair, tyro would take all words that follow, images too.
@@ -168,10 +171,12 @@ def override_thresholds(
     )
 
 
-def check_image_size(size: tuple[int, int] | None) -> None:
-    """Raise ConfigError for a view without pixels."""
+def check_view(size: tuple[int, int] | None, zoom: float | None = None) -> None:
+    """Raise ConfigError for a view without pixels, or a zoom that is no factor."""
     if size is not None and min(size) < 1:
         raise ConfigError(f"--image-size {size[0]} {size[1]}: expected a height and a width in pixels, from 1 on")
+    if zoom is not None and not 0 <= zoom < math.inf:
+        raise ConfigError(f"--zoom {zoom:g}: expected a number above 0, or 0 for the whole image in one view")
 
 
 def make_folder(path: Path) -> None:

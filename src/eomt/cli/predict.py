@@ -23,7 +23,8 @@ from eomt.cli.options import (
     OwnCount,
     OwnShare,
     Switch,
-    check_image_size,
+    Zoom,
+    check_view,
     make_folder,
     override_thresholds,
     parse,
@@ -85,6 +86,9 @@ class PredictArguments:
     """Instance: so many segments with the highest scores are kept in an image."""
     image_size: ImageSize = None
     """Size in pixels of the view that the model sees. Smaller is quicker, larger finds smaller things."""
+    zoom: Zoom = None
+    """Pixels of the view for each of the image: larger images are seen in overlapping tiles, and what is found in
+    them is joined. 0: the whole image in one view."""
     device: Device = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
@@ -108,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(PredictArguments, arguments, "eomt predict", DESCRIPTION)
     if not options.images:
         raise ConfigError("eomt predict needs images: files, folders or patterns\nExample: eomt predict photo.jpg")
-    check_image_size(options.image_size)
+    check_view(options.image_size, options.zoom)
     zoo.check(options.model)
     files, failures = find_images(options.images)
     for failure in failures:
@@ -206,6 +210,7 @@ def _predict_all(options: PredictArguments, files: list[Path], failures: list[Fa
                     task=task,
                     thresholds=thresholds,
                     image_size=options.image_size,
+                    zoom=options.zoom,
                     precision=options.precision,
                 )
             except DataError as error:

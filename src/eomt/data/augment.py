@@ -80,7 +80,11 @@ class View:
 
 
 def augment(
-    sample: Sample, view_size: tuple[int, int], config: AugmentConfig, generator: torch.Generator
+    sample: Sample,
+    view_size: tuple[int, int],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    zoom: float | None = None,
 ) -> tuple[UInt8[Tensor, "3 h w"], Target]:
     """Draw one training view (height, width) of a sample, and what is to be seen in it.
 
@@ -94,7 +98,7 @@ def augment(
         masks, labels = masks.select(kept.tolist()), labels[kept]
     height, width = sample.image.shape[1:]
     for _ in range(_TRIES):
-        view = draw_view((height, width), view_size, config, generator)
+        view = draw_view((height, width), view_size, config, generator, zoom)
         shown, seen = view.masks(masks)
         if seen or not len(masks):
             break
@@ -107,15 +111,19 @@ def augment(
 
 
 def draw_view(
-    source: tuple[int, int], view: tuple[int, int], config: AugmentConfig, generator: torch.Generator
+    source: tuple[int, int],
+    view: tuple[int, int],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    zoom: float | None = None,
 ) -> View:
     """Draw where a view of size (height, width) lies in an image of size `source`.
 
-    At factor 1 the whole image just fits into the view, or with `config.fit` of cover, just fills it; the factor
-    is uniform in `config.scale`.
+    At factor 1 the whole image just fits into the view, or with `config.fit` of cover, just fills it; or it is
+    magnified by `zoom`, where that is given. The factor is uniform in `config.scale`.
     """
     fit = max if config.fit == "cover" else min
-    factor = _uniform(*config.scale, generator) * fit(view[0] / source[0], view[1] / source[1])
+    factor = _uniform(*config.scale, generator) * (zoom or fit(view[0] / source[0], view[1] / source[1]))
     scaled = max(1, int(source[0] * factor)), max(1, int(source[1] * factor))
     corner = _below(max(scaled[0] - view[0], 0) + 1, generator), _below(max(scaled[1] - view[1], 0) + 1, generator)
     flip, vertical_flip = _chance(config.flip, generator), _chance(config.vertical_flip, generator)

@@ -173,7 +173,8 @@ class _Views:
             return error
         chance = np.random.SeedSequence((self.recipe.seed, key.step, key.place))
         generator = torch.Generator().manual_seed(int(chance.generate_state(1, np.uint64)[0]))
-        image, target = augment(sample, self.recipe.model.image_size, self.recipe.augment, generator)
+        model = self.recipe.model
+        image, target = augment(sample, model.image_size, self.recipe.augment, generator, model.zoom)
         return _View(image, target, sample.image_id, bad)
 
     def _read(self, key: _Key, bad: dict[int, str]) -> Sample:

@@ -53,6 +53,7 @@ def evaluate(
     max_detections: int | None = None,
     thresholds: Thresholds | None = None,
     image_size: tuple[int, int] | None = None,
+    zoom: float | None = None,
     precision: Precision = "auto",
     groups: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -63,9 +64,9 @@ def evaluate(
     """Predict every image of a data set and judge the predictions.
 
     `tasks` defaults to all that suit (see `suitable_tasks`). `max_detections` bounds the instances of an image;
-    when None, the thresholds do: those given, else the segmenter's own (COCO's figure is that of 100). `groups`
-    maps an image id to the name of its group, whose figures are then given too. `progress` is called with images
-    done and in all.
+    when None, the thresholds do: those given, else the segmenter's own (COCO's figure is that of 100).
+    `image_size` and `zoom` are those of `Segmenter.predict`. `groups` maps an image id to the name of its group,
+    whose figures are then given too. `progress` is called with images done and in all.
 
     An image that cannot be read ends it, or with `skip_bad` is logged, left out and not counted in `images`.
 
@@ -102,13 +103,12 @@ def evaluate(
         concerned = [judges[None]]
         if groups is not None:
             concerned.append(judges.setdefault(groups.get(sample.image_id, "(none)"), metrics()))
-        for fit in dict.fromkeys(TASKS[task].fit for task in asked):  # one look serves all tasks of one fit
-            [(logits, tiling)] = segmenter.look([sample.image], fit, image_size=image_size, precision=precision)
-            for task in asked:
-                if TASKS[task].fit == fit:
-                    prediction = TASKS[task].decode(logits, tiling, segmenter.categories, limits)
-                    for judge in concerned:
-                        judge[task].update(prediction, segments, sample.image_id)
+        [predictions] = segmenter.segment(
+            [sample.image], asked, thresholds=limits, image_size=image_size, zoom=zoom, precision=precision
+        )
+        for judge in concerned:
+            for task, prediction in predictions.items():
+                judge[task].update(prediction, segments, sample.image_id)
         if progress is not None:
             progress(index + 1, len(dataset))
 

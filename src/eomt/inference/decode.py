@@ -173,38 +173,44 @@ def instance(
     )
 
 
+TRACED_PIXELS = 2**20
+"""Masks are held decoded, while they are encoded, up to so many pixels together, or one."""
+
+
 def _trace(
     masks: Float[Tensor, "k lh lw"], tiling: Tiling, threshold: float
 ) -> tuple[list[Rle], NDArray[np.float64]]:
-    """Enlarge and encode one mask after another, with its mean probability inside (0 where it is empty).
+    """Enlarge and encode a few masks at a time, with their mean probability inside (0 where one is empty).
 
-    Only blocks in which the mask can reach the threshold are computed.
+    Only blocks in which a mask can reach the threshold are computed for it.
     """
     height, width = tiling.image
-    dense = np.zeros((width, height), dtype=np.bool_).T  # column-major, which run-length codes follow
+    few = min(max(TRACED_PIXELS // (height * width), 1), 16)
+    dense = np.zeros((few, width, height), dtype=np.bool_).transpose(
+        0, 2, 1
+    )  # run-length codes follow the columns
     rles: list[Rle] = []
-    confidences = np.zeros(len(masks))
+    totals, areas = np.zeros(len(masks)), np.zeros(len(masks), dtype=np.int64)
     if len(masks) == 0:
-        return rles, confidences
+        return rles, totals
     enlarge = _enlargement(masks, tiling)
     bound = (
         float(np.log(threshold) - np.log1p(-threshold)) if 0 < threshold < 1 else float(np.inf * (threshold - 0.5))
     )
     reached = (enlarge.bounds(masks)[1] > bound).cpu().numpy()
-    for index in range(len(masks)):
-        total, area = 0.0, 0
-        blocks = [block for block in enlarge.blocks() if reached[index, block.row, block.column]]
-        for block in blocks:
-            values = enlarge(masks[index : index + 1], block)[0]
-            inside = values > bound
-            total += float(values.sigmoid_().mul_(inside).sum())
-            dense[block.rows, block.columns] = inside.cpu().numpy()
-            area += int(np.count_nonzero(dense[block.rows, block.columns]))
-        rles.append(encode_rle(dense))
-        confidences[index] = total / area if area else 0.0
-        for block in blocks:
-            dense[block.rows, block.columns] = False
-    return rles, confidences
+    for start in range(0, len(masks), few):
+        own = reached[start : start + few]
+        for block in enlarge.blocks():
+            chosen = np.flatnonzero(own[:, block.row, block.column])
+            if len(chosen):
+                values = enlarge(masks[torch.from_numpy(start + chosen).to(masks.device)], block)
+                inside = values > bound
+                totals[start + chosen] += values.sigmoid_().mul_(inside).sum((1, 2)).cpu().numpy()
+                areas[start + chosen] += inside.sum((1, 2)).cpu().numpy()
+                dense[chosen, block.rows, block.columns] = inside.cpu().numpy()
+        rles += [encode_rle(mask) for mask in dense[: len(own)]]
+        dense[:] = False
+    return rles, totals / areas.clip(1)
 
 
 def _probabilities(

@@ -53,11 +53,12 @@ class Tiling:
             yield slice(top, min(top + view_height, height)), slice(left, min(left + view_width, width))
 
 
-def plan(image_size: Size, view_size: Size, fit: Fit) -> Tiling:
+def plan(image_size: Size, view_size: Size, fit: Fit, zoom: float | None = None) -> Tiling:
     """Choose how an image (height, width) is shown to a model that sees views of one size.
 
     `contain` scales until the image just fits: one view, padded right and below. `cover` scales until the image
-    just fills the view in both directions; where it is longer, windows slide, with overlaps of one size.
+    just fills the view in both directions; where it is longer, windows slide, with overlaps of one size. `zoom`,
+    where it is given and not 0, is the scale instead.
     The arithmetic is that of the published scores (EoMT reference, sections 3.1 and 3.2), rounding included,
     with two exceptions: no side is scaled to less than one pixel, and the last window always ends with the image.
     Raises DataError for an image without pixels, and for one so narrow that its windows would fill the memory.
@@ -68,7 +69,7 @@ def plan(image_size: Size, view_size: Size, fit: Fit) -> Tiling:
             f"an image of {height} x {width} pixels cannot be shown in views of {view_height} x {view_width}"
         )
     choose = {"contain": min, "cover": max}[fit]
-    factor = choose(view_height / height, view_width / width)
+    factor = zoom or choose(view_height / height, view_width / width)
     scaled = max(1, round(height * factor)), max(1, round(width * factor))
     counts = math.ceil(scaled[0] / view_height), math.ceil(scaled[1] / view_width)
     if counts[0] * counts[1] * view_height * view_width > MAX_VIEW_PIXELS:

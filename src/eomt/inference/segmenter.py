@@ -1,7 +1,7 @@
 """One way from an image to a prediction, for users, validation, servers and exported models alike.
 
-Fits the image to the model's view, runs the model, and decodes. How views lie is `geometry`'s business, what
-logits mean is `decode`'s.
+Fits the image, or its tiles, to the model's view, runs the model, and decodes. How views lie is `geometry`'s
+business, what logits mean is `decode`'s, and how tiles go together `tiles`'.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -20,6 +21,7 @@ from eomt.data.images import read_image
 from eomt.devices import choose_device, choose_precision
 from eomt.errors import ConfigError
 from eomt.inference.geometry import Tiling, plan, split
+from eomt.inference.tiles import lay
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
 from eomt.types import Prediction, QueryLogits
@@ -103,15 +105,17 @@ class Segmenter:
         task: TaskName | None = None,
         thresholds: Thresholds | None = None,
         image_size: tuple[int, int] | None = None,
+        zoom: float | None = None,
         precision: Precision = "auto",
     ) -> Prediction:
         """Segment one image: a path, encoded bytes, a PIL image or an array [h w 3] of RGB, 0-255.
 
-        `image_size` (height, width) overrides the size of the view that the model sees: larger finds smaller
-        things and costs more. The prediction is in the pixels of the upright image.
+        `image_size` (height, width) overrides the size of the view that the model sees. `zoom` overrides how many
+        of its pixels show one of the image: larger images are then seen in overlapping tiles, and what is found in
+        them is joined; 0 shows the whole image at once. The prediction is in the pixels of the upright image.
         """
         return self.predict_batch(
-            [image], task=task, thresholds=thresholds, image_size=image_size, precision=precision
+            [image], task=task, thresholds=thresholds, image_size=image_size, zoom=zoom, precision=precision
         )[0]
 
     def predict_batch(
@@ -121,6 +125,7 @@ class Segmenter:
         task: TaskName | None = None,
         thresholds: Thresholds | None = None,
         image_size: tuple[int, int] | None = None,
+        zoom: float | None = None,
         precision: Precision = "auto",
         batch_size: int = 8,
     ) -> list[Prediction]:
@@ -128,18 +133,57 @@ class Segmenter:
 
         So many images are open at once; of the others, only their predictions are held.
         """
-        chosen, categories = TASKS[self.check_task(task)], self.categories
+        chosen = self.check_task(task)
         if batch_size < 1:
             raise ConfigError(f"batch size {batch_size}: at least 1")
         predictions: list[Prediction] = []
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             pixels = [torch.from_numpy(read_image(image)).permute(2, 0, 1) for image in part]
-            seen = self.look(pixels, chosen.fit, image_size=image_size, precision=precision, batch_size=batch_size)
-            predictions += [
-                chosen.decode(logits, tiling, categories, thresholds or self.thresholds) for logits, tiling in seen
-            ]
+            found = self.segment(
+                pixels,
+                [chosen],
+                thresholds=thresholds,
+                image_size=image_size,
+                zoom=zoom,
+                precision=precision,
+                batch_size=batch_size,
+            )
+            predictions += [tasks[chosen] for tasks in found]
         return predictions
+
+    def segment(
+        self,
+        images: Sequence[UInt8[Tensor, "3 _h _w"]],
+        tasks: Sequence[TaskName],
+        *,
+        thresholds: Thresholds | None = None,
+        image_size: tuple[int, int] | None = None,
+        zoom: float | None = None,
+        precision: Precision = "auto",
+        batch_size: int = 8,
+    ) -> list[dict[TaskName, Prediction]]:
+        """Do several tasks on each image, with one look where they share a fit."""
+        view, limits = image_size or self.info.model.image_size, thresholds or self.thresholds
+        zoom = self.info.model.zoom if zoom is None else zoom
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        windows = [lay(size, view, zoom) if zoom else [(0, 0, *size)] for size in sizes]
+        found: list[dict[TaskName, list[Prediction]]] = [{task: [] for task in tasks} for _ in images]
+        tiles = [(number, window) for number, own in enumerate(windows) for window in own]
+        for start in range(0, len(tiles), batch_size):
+            part = tiles[start : start + batch_size]
+            shown = [images[number][:, y : y + h, x : x + w] for number, (y, x, h, w) in part]
+            for fit in dict.fromkeys(TASKS[task].fit for task in tasks):
+                seen = self.look(
+                    shown, fit, image_size=view, zoom=zoom, precision=precision, batch_size=batch_size
+                )
+                for (number, _), (logits, tiling) in zip(part, seen, strict=True):
+                    for task in (task for task in tasks if TASKS[task].fit == fit):
+                        found[number][task].append(TASKS[task].decode(logits, tiling, self.categories, limits))
+        return [
+            {task: TASKS[task].join(parts, own, size, limits) for task, parts in each.items()}
+            for each, own, size in zip(found, windows, sizes, strict=True)
+        ]
 
     def check_task(self, task: str | None) -> TaskName:
         """Give the task that is asked for, or the model's own. Raises ConfigError for an unknown one, or none."""
@@ -157,15 +201,17 @@ class Segmenter:
         fit: Literal["contain", "cover"],
         *,
         image_size: tuple[int, int] | None = None,
+        zoom: float | None = None,
         precision: Precision = "auto",
         batch_size: int = 8,
     ) -> list[tuple[QueryLogits, Tiling]]:
         """Show images, uint8 [3 h w], to the model: the query logits of each one's views, and how these lie.
 
-        Several tasks may be decoded from one look where they share the fit.
+        Several tasks may be decoded from one look where they share the fit. `zoom`, where it is given and not 0,
+        is the scale instead of the fit's.
         """
         view = image_size or self.info.model.image_size
-        tilings = [plan((image.shape[1], image.shape[2]), view, fit) for image in images]
+        tilings = [plan((image.shape[1], image.shape[2]), view, fit, zoom) for image in images]
         views = torch.cat([split(image, tiling) for image, tiling in zip(images, tilings, strict=True)])
         dtype = choose_precision(precision, self.device)
         parts: list[QueryLogits] = []

@@ -20,6 +20,7 @@ from eomt.data.loader import cut_validation, steps_per_epoch
 from eomt.devices import choose_device, choose_precision
 from eomt.errors import ConfigError, DataError
 from eomt.files import write_aside
+from eomt.inference.tiles import lay
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
 from eomt.types import Dataset
@@ -56,6 +57,8 @@ def check(recipe: Recipe, folder: Path, may_be_there: bool = False) -> None:
         raise ConfigError(f"evaluate_every {recipe.evaluate_every}: more than 0 epochs")
     if not 0 < recipe.augment.scale[0] <= recipe.augment.scale[1]:
         raise ConfigError(f"augment.scale {recipe.augment.scale}: two factors above 0, the smaller one first")
+    if recipe.model.zoom is not None:
+        lay((1, 1), recipe.model.image_size, recipe.model.zoom)
     if recipe.data.balance is not None and not 0 < recipe.data.balance <= 1:
         raise ConfigError(f"data.balance {recipe.data.balance}: a share of the images above 0, such as 0.1")
     checked_thresholds(recipe.thresholds)
@@ -179,6 +182,7 @@ def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[
     # What is no architecture stays the recipe's: how it is trained, and whether prediction masks attention.
     own = replace(
         old.model,
+        zoom=recipe.model.zoom,
         drop_path=recipe.model.drop_path,
         rope_rescale=recipe.model.rope_rescale,
         gradient_checkpointing=recipe.model.gradient_checkpointing,

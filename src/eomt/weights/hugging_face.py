@@ -43,7 +43,7 @@ MODEL_TYPES = {"eomt": HUGGING_FACE, "eomt_dinov3": HUGGING_FACE_DINOV3}
 NORM_EPS = {"eomt": 1e-6, "eomt_dinov3": 1e-5}
 """Of the backbones as timm has them."""
 INDEX = "model.safetensors.index.json"
-TRAINING_ONLY = ("drop_path", "rope_rescale", "gradient_checkpointing")
+UNTOLD = ("zoom", "drop_path", "rope_rescale", "gradient_checkpointing")
 """What our key adds to an architecture that the weights tell."""
 OURS = "eomt"
 """Key of what is ours in their configuration."""
@@ -284,7 +284,7 @@ def _info(
     written = config.get(OURS)
     if isinstance(written, dict) and [c["name"] for c in written.get("categories", ())] == names:
         told = _written(written, folder)  # but where somebody fine-tuned it to other classes since
-        training = {name: getattr(told.model, name) for name in TRAINING_ONLY}
+        training = {name: getattr(told.model, name) for name in UNTOLD}
         return replace(
             told, model=replace(model, backbone=_tagged(told.model.backbone, model.backbone), **training)
         )
