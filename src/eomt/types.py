@@ -89,6 +89,14 @@ class Segments:
         """Decode the masks inside a window (top, left, height, width), the only place where they are dense."""
         return Target(torch.from_numpy(self.masks.crop(window)), self.labels, self.is_crowd)
 
+    def select(self, indices: Sequence[int]) -> "Segments":
+        """Keep these segments, in this order."""
+        chosen = list(indices)
+        if chosen == list(range(len(self))):
+            return self
+        told = None if self.told_areas is None else self.told_areas[chosen]
+        return Segments(self.masks.select(chosen), self.labels[chosen], self.is_crowd[chosen], told)
+
     def merged(self, labels: Container[int] | None = None) -> "Segments":
         """Make one segment of all those of one class, crowds among them, as semantic segmentation has it.
 

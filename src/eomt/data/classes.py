@@ -99,13 +99,10 @@ class Changed:
         segments.check_labels(len(self.labels))
         table = torch.from_numpy(np.append(self.labels, ANY_CLASS))  # the last is that of label -1
         labels = table[segments.labels]
-        masks, is_crowd, told = segments.masks, segments.is_crowd | (labels == ANY_CLASS), segments.told_areas
+        seen = Segments(segments.masks, labels, segments.is_crowd | (labels == ANY_CLASS), segments.told_areas)
         kept = torch.nonzero(labels != _DROPPED).flatten()
-        if len(kept) < len(labels):
-            masks, labels, is_crowd = masks.select(kept.tolist()), labels[kept], is_crowd[kept]
-            told = None if told is None else told[kept]
         stuff = [label for label, category in enumerate(self.categories) if not category.is_thing]
-        return Segments(masks, labels, is_crowd, told).merged(stuff)
+        return seen.select(kept.tolist()).merged(stuff)
 
 
 def read_changes(path: str | Path) -> ClassChanges:

@@ -4,25 +4,27 @@ Image files are copied byte for byte. The result appears at its place when it is
 as what it is to be. How each layout is written is left to `writers`, which images are taken to `subsets`.
 
 To the bit, as this package reads them: `coco` holds every segment of a class, `yolo` those that are no crowds (as
-things), `coco-panoptic` those that do not overlap, `masks` those that do neither. Segment ids, and fields that no
-reader asks for (licences, supercategories, key points), are not kept.
+things), `coco-panoptic` those that do not overlap, `masks` those that do neither. What COCO's files say besides
+(see `besides`) is kept in COCO's files.
 """
 
 import csv
 import io
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from posixpath import commonpath
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from eomt.categories import Category
 from eomt.data.archive import Archive
+from eomt.data.besides import AREAS, CLASHING_IMAGES, IMAGES, Remarks, read_besides
 from eomt.data.classes import Changed, change_classes, read_changes
 from eomt.data.detect import Found, find_format
 from eomt.data.images import IMAGE_SUFFIXES
@@ -32,6 +34,7 @@ from eomt.data.writers import (
     YOLO_SPLITS,
     CocoPanopticWriter,
     CocoWriter,
+    Heading,
     MaskWriter,
     Picture,
     Writer,
@@ -100,6 +103,11 @@ class Chosen(NamedTuple):
 
     view: View
     place: int
+
+    @property
+    def item(self) -> Item:
+        """What the reader knows of it."""
+        return self.view.split.items[self.place]
 
 
 Plan = Mapping[str, Sequence[Chosen]]
@@ -174,15 +182,22 @@ def convert(
         writer = _writer(target, root, categories, polygons, most)
         before = 0
         became: Became = {}
+        known = {id(view.split): read_besides(view.split) for view in opened}
         for name, chosen in plan.items():
-            read, written, taken = Counter[str](), Counter[str](), set[str]()
-            with writer.split(splits[name]) as add:
-                for each, number in zip(chosen, _numbers(chosen, before), strict=True):
-                    data, segments = each.view.split.image_bytes(each.place), _segments(each, categories)
-                    picture = Picture(_file_name(each, data, taken, lost), data, number)
-                    item = each.view.split.items[each.place]
-                    stem = str(PurePosixPath(picture.file_name).with_suffix(""))
-                    became[each.view.name, item.image_id] = splits[name], stem
+            read, written = Counter[str](), Counter[str]()
+            remarks = Remarks(
+                [(each.view.split, each.place) for each in chosen],
+                known,
+                lost,
+                classes={(category.id, category.name) for category in categories},
+                held=target in ("coco", "coco-panoptic"),
+                same=all(view.seen is view.split for view in opened),
+                unique=target == "coco",
+            )
+            with writer.split(splits[name], Heading(remarks.head, remarks.categories)) as add:
+                for each, picture, segments in _pictures(chosen, before, categories, remarks, lost):
+                    became[each.view.name, each.item.image_id] = splits[name], picture.stem
+                    lost[AREAS] += 0 if target == "coco" else _told_otherwise(segments)
                     read.update(_counts(segments))
                     written.update(_counts(add(picture, segments)))
                     tick()
@@ -191,12 +206,23 @@ def convert(
         writer.close()
         lost["rows of images.csv whose image is not clear"] = _write_table(root, opened[0].split.archive, became)
         _check(root, report)
-    if not isinstance(writer, CocoWriter | CocoPanopticWriter):
-        lost["ids of images in COCO's files"] = sum(
-            _number_is_lost(each) for some in plan.values() for each in some
-        )
     report.lost.update({what: count for what, count in (lost + writer.lost).items() if count})
     return report
+
+
+def _pictures(
+    chosen: Sequence[Chosen], before: int, categories: tuple[Category, ...], remarks: Remarks, lost: Counter[str]
+) -> Iterator[tuple[Chosen, Picture, Segments]]:
+    """Read the images of a split that is written, each with what it is called there and what is said of it."""
+    taken = set[str]()
+    for each, number in zip(chosen, _numbers(chosen, before), strict=True):
+        split, place = each.view.split, each.place
+        data, segments = split.image_bytes(place), _segments(each, categories)
+        if each.item.number not in (None, number if remarks.held else _digits(each.item)):
+            lost[CLASHING_IMAGES if remarks.held else IMAGES] += 1
+        name, of_image = _file_name(each, data, taken, lost), remarks.of_image(split, place)
+        of_segments = remarks.of_segments(split, place, segments.masks.size)
+        yield each, Picture(name, data, number, of_image, of_segments), segments
 
 
 def _writer(
@@ -259,7 +285,7 @@ def _segments(chosen: Chosen, categories: tuple[Category, ...]) -> Segments:
         return segments
     label_of = {category.id: label for label, category in enumerate(categories)}
     table = torch.tensor([*(label_of[category.id] for category in own), ANY_CLASS])  # the last is that of label -1
-    return Segments(segments.masks, table[segments.labels], segments.is_crowd)
+    return replace(segments, labels=table[segments.labels])
 
 
 def _most_objects(plan: Plan, categories: tuple[Category, ...], tick: Callable[[], None]) -> dict[int, int]:
@@ -284,6 +310,14 @@ def _counts(segments: Segments) -> dict[str, int]:
         "ignored_regions": ignored,
         "pixels": int(segments.masks.areas().sum()),
     }
+
+
+def _told_otherwise(segments: Segments) -> int:
+    """Count the segments whose file tells another area than that of their pixels."""
+    if segments.told_areas is None:
+        return 0
+    told = segments.told_areas.numpy()
+    return int((~np.isnan(told) & (told != segments.masks.areas())).sum())
 
 
 def _split_names(names: Sequence[str], target: Target) -> dict[str, str]:
@@ -324,7 +358,7 @@ def _is_picture(name: str) -> bool:
 
 def _numbers(chosen: Sequence[Chosen], before: int) -> list[int | str]:
     """Number images as the source does, or by their names where all are numbers (as COCO's are), else in a row."""
-    items = [each.view.split.items[each.place] for each in chosen]
+    items = [each.item for each in chosen]
     for numbers in ([item.number for item in items], [_digits(item) for item in items]):
         kept = [number for number in numbers if number is not None]
         if len(set(kept)) == len(items):
@@ -335,11 +369,6 @@ def _numbers(chosen: Sequence[Chosen], before: int) -> list[int | str]:
 def _digits(item: Item) -> int | None:
     stem = item.image_id.rpartition("/")[2]
     return int(stem) if stem.isascii() and stem.isdigit() and len(stem) <= 15 else None
-
-
-def _number_is_lost(chosen: Chosen) -> bool:
-    item = chosen.view.split.items[chosen.place]
-    return item.number not in (None, _digits(item))
 
 
 def _write_table(root: Path, archive: Archive, became: Became) -> int:

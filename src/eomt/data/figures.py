@@ -75,6 +75,27 @@ class Measured:
         instances: NDArray[np.bool_] = is_thing[self.labels] & ~self.crowds
         return instances
 
+    def select(self, images: Sequence[int]) -> "Measured":
+        """Keep these images, and their segments."""
+        if len(images) == len(self):
+            return self
+        new = np.full(len(self), -1, dtype=np.int64)
+        new[images] = np.arange(len(images))
+        kept = new[self.owners] >= 0
+        return replace(
+            self,
+            image_ids=tuple(self.image_ids[index] for index in images),
+            files=tuple(self.files[index] for index in images),
+            annotations=tuple(self.annotations[index] for index in images),
+            places=self.places[images],
+            sizes=self.sizes[images],
+            covered=self.covered[images],
+            owners=new[self.owners[kept]],
+            labels=self.labels[kept],
+            areas=self.areas[kept],
+            crowds=self.crowds[kept],
+        )
+
 
 class Size(NamedTuple):
     """Height and width of so many images."""
@@ -214,7 +235,7 @@ def together(splits: Sequence[Measured]) -> Measured:
         names = list(zip(split.files, split.image_ids, strict=True))
         kept = [index for index, name in enumerate(names) if name not in seen]
         seen.update(names)
-        parts.append(_select(replace(split, labels=labels[split.labels]), kept))
+        parts.append(replace(split, labels=labels[split.labels]).select(kept))
     starts = np.cumsum([0, *map(len, parts)])
     return Measured(
         categories,
@@ -303,24 +324,3 @@ def _histogram(values: NDArray[np.float64], edges: tuple[float, ...] | tuple[int
     """Count values in the bins between edges; one that is an edge belongs to the bin above it."""
     bins = np.searchsorted(edges, values, side="right")
     return tuple(np.bincount(bins, minlength=len(edges) + 1).tolist())
-
-
-def _select(measured: Measured, images: list[int]) -> Measured:
-    if len(images) == len(measured):
-        return measured
-    new = np.full(len(measured), -1, dtype=np.int64)
-    new[images] = np.arange(len(images))
-    kept = new[measured.owners] >= 0
-    return replace(
-        measured,
-        image_ids=tuple(measured.image_ids[index] for index in images),
-        files=tuple(measured.files[index] for index in images),
-        annotations=tuple(measured.annotations[index] for index in images),
-        places=measured.places[images],
-        sizes=measured.sizes[images],
-        covered=measured.covered[images],
-        owners=new[measured.owners[kept]],
-        labels=measured.labels[kept],
-        areas=measured.areas[kept],
-        crowds=measured.crowds[kept],
-    )

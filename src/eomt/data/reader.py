@@ -5,7 +5,7 @@ what their contents mean; reading bytes is left to `archive`, pictures to `image
 a reader to `detect`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from eomt.data.images import image_size, read_image
 from eomt.data.problems import of_file, within
 from eomt.types import Sample, Segments
 
-__all__ = ["Format", "Item", "Split"]
+__all__ = ["Format", "Item", "Origin", "Split"]
 
 
 class Item(NamedTuple):
@@ -37,6 +37,15 @@ class Item(NamedTuple):
     """Upright height and width, where annotations are opened without the images that would tell them."""
 
 
+class Origin(NamedTuple):
+    """The file of COCO's that a split is read from, which says more than segments; see `besides`."""
+
+    file: str
+    ids: Callable[[Item, tuple[int, int] | None], Sequence[int | str | None]]
+    """Gives the ids of the segments of an image of this size, in their order; without a size, of all that are
+    listed, those without pixels too."""
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """One split of a data set: a `Dataset`. Opening lists the files; they are decoded when they are asked for."""
@@ -51,6 +60,7 @@ class Split:
     """What the reader passed over, each with a count and a reason: `3 annotations without a mask (boxes only)`."""
     read_bytes: Callable[[Archive, Item], bytes] | None = None
     """Reads the image file of an item where it may lie inside another file (`Item.image` then names that one)."""
+    origin: Origin | None = None
 
     @property
     def image_ids(self) -> tuple[str, ...]:

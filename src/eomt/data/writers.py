@@ -6,6 +6,7 @@ number. Which images are written, under which names, and into which folder, is l
 
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -29,6 +30,7 @@ __all__ = [
     "YOLO_SPLITS",
     "CocoPanopticWriter",
     "CocoWriter",
+    "Heading",
     "MaskWriter",
     "Picture",
     "Writer",
@@ -39,6 +41,8 @@ __all__ = [
 YOLO_SPLITS = ("train", "val", "test")
 """The splits that YOLO knows."""
 _VOID = 255
+_COLORS = 2**24 - 1
+"""The largest id of a segment that is a colour."""
 _MOST = {8: 2**8 - 1, 16: 2**16 - 1, 32: 2**31 - 1}
 """The largest number that a pixel of so many bits is read as."""
 _DIVISORS = (1000, 10_000, 100_000, 1_000_000)
@@ -55,6 +59,7 @@ INEXACT = "outlines that do not give back every pixel"
 ENDLESS = "segments with outlines too long for a polygon: left out"
 STUFF = "classes of stuff, which are things in this layout"
 COLORS = "colours of classes"
+NO_COLORS = "ids of segments in COCO's files that are no colours of their own: numbered anew"
 RENUMBERED = "ids of classes, numbered from 0"
 REORDERED = "classes in another order: by their ids"
 
@@ -67,11 +72,24 @@ class Picture(NamedTuple):
     data: bytes
     number: int | str
     """Its id in files that number images."""
+    fields: Mapping[str, Any]
+    """What else such files say of it ..."""
+    of_segments: Sequence[Mapping[str, Any]]
+    """... and of its segments, `id` too, in their order; or nothing."""
 
     @property
     def stem(self) -> str:
         """Its name without suffix."""
         return str(PurePosixPath(self.file_name).with_suffix(""))
+
+
+class Heading(NamedTuple):
+    """What files of COCO's say besides images and segments."""
+
+    members: Mapping[str, Any]
+    """Beside the lists: `info`, `licenses`."""
+    categories: Mapping[tuple[int, str], Mapping[str, Any]]
+    """Other fields of a category, by its id and name: `supercategory`."""
 
 
 Add = Callable[[Picture, Segments], Segments]
@@ -85,7 +103,7 @@ class Writer(Protocol):
     lost: Counter[str]
     """What could not be held, each with a count."""
 
-    def split(self, name: str) -> AbstractContextManager[Add]:
+    def split(self, name: str, heading: Heading) -> AbstractContextManager[Add]:
         """Write a split: each image is added within."""
 
     def close(self) -> None:
@@ -95,14 +113,14 @@ class Writer(Protocol):
 class _CocoFile:
     """A JSON file of COCO's: annotations are written as they come, images last."""
 
-    def __init__(self, file: TextIO, categories: Sequence[Category]):
-        listed = [
-            {"id": each.id, "name": each.name, "isthing": int(each.is_thing), "color": list(each.color)}
-            for each in categories
-        ]
+    def __init__(self, file: TextIO, categories: Sequence[Category], heading: Heading):
+        listed = []
+        for each in categories:
+            own = {"id": each.id, "name": each.name, "isthing": int(each.is_thing), "color": list(each.color)}
+            listed.append({**own, **heading.categories.get((each.id, each.name), {})})
         self._file, self._images, self.count = file, list[str](), 0
-        head = json.dumps({"info": {"description": "written by eomt"}, "licenses": [], "categories": listed})
-        file.write(head.removesuffix("}") + ',\n"annotations": [')
+        head = {"info": {}, "licenses": [], **heading.members, "categories": listed}
+        file.write(json.dumps(head).removesuffix("}") + ',\n"annotations": [')
 
     def annotate(self, values: Mapping[str, Any]) -> None:
         """Write an annotation."""
@@ -112,7 +130,7 @@ class _CocoFile:
     def list_image(self, picture: Picture, size: tuple[int, int]) -> None:
         """Keep the entry of an image."""
         values = {"id": picture.number, "file_name": picture.file_name, "height": size[0], "width": size[1]}
-        self._images.append(json.dumps(values))
+        self._images.append(json.dumps({**values, **picture.fields}))
 
     def close(self) -> None:
         """Write the images."""
@@ -120,10 +138,10 @@ class _CocoFile:
 
 
 @contextmanager
-def _coco_file(path: Path, categories: Sequence[Category]) -> Iterator[_CocoFile]:
+def _coco_file(path: Path, categories: Sequence[Category], heading: Heading) -> Iterator[_CocoFile]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("x", encoding="utf-8") as file:
-        content = _CocoFile(file, categories)
+        content = _CocoFile(file, categories, heading)
         yield content
         content.close()
 
@@ -140,23 +158,25 @@ class CocoWriter:
         _count_order(self.categories, self.lost)
 
     @contextmanager
-    def split(self, name: str) -> Iterator[Add]:
+    def split(self, name: str, heading: Heading) -> Iterator[Add]:
         """Write a split."""
-        with _coco_file(self.root / "annotations" / f"instances_{name}.json", self.categories) as file:
+        with _coco_file(self.root / "annotations" / f"instances_{name}.json", self.categories, heading) as file:
             yield partial(self._add, file, self.root / name)
 
     def close(self) -> None:
         """Nothing belongs to all splits."""
 
     def _add(self, file: _CocoFile, folder: Path, picture: Picture, segments: Segments) -> Segments:
-        segments = _of_classes(segments, self.lost)
+        kept = _of_classes(segments, self.lost)
+        segments, others = segments.select(kept), _others(picture, kept)
         _write(folder / picture.file_name, picture.data)
         file.list_image(picture, segments.masks.size)
-        for index, area in enumerate(segments.masks.areas().tolist()):
+        for index, area in enumerate(_areas(segments)):
             rle, crowd = segments.masks.rle(index), bool(segments.is_crowd[index])
             file.annotate(
                 {
                     "id": file.count + 1,
+                    **others[index],
                     "image_id": picture.number,
                     "category_id": self.categories[int(segments.labels[index])].id,
                     "iscrowd": int(crowd),
@@ -190,10 +210,10 @@ class CocoPanopticWriter:
         _count_order(self.categories, self.lost)
 
     @contextmanager
-    def split(self, name: str) -> Iterator[Add]:
+    def split(self, name: str, heading: Heading) -> Iterator[Add]:
         """Write a split."""
         path = self.root / "annotations" / f"panoptic_{name}.json"
-        with _coco_file(path, self.categories) as file:
+        with _coco_file(path, self.categories, heading) as file:
             yield partial(self._add, file, path.with_suffix(""), set(), self.root / name)
 
     def close(self) -> None:
@@ -202,22 +222,39 @@ class CocoPanopticWriter:
     def _add(
         self, file: _CocoFile, pngs: Path, taken: set[str], folder: Path, picture: Picture, segments: Segments
     ) -> Segments:
-        segments = _disjoint(_of_classes(segments, self.lost), self.categories, self.lost)
+        kept = _of_classes(segments, self.lost)
+        segments, left = _disjoint(segments.select(kept), self.categories, self.lost)
+        others = _others(picture, [kept[place] for place in left])
         assert isinstance(segments.masks, IdMap)
-        ids = segments.masks.ids
+        numbers = self._ids(others)
+        ids = np.array([0, *numbers])[segments.masks.ids]
         png = free_name(picture.stem.replace("/", "_"), taken) + ".png"  # all in one folder, as COCO has them
         _write(folder / picture.file_name, picture.data)
         _write(pngs / png, _encoded(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=2).astype(np.uint8)))
         file.list_image(picture, segments.masks.size)
         info = []
-        for index, (area, box) in enumerate(zip(segments.masks.areas().tolist(), _boxes(ids), strict=True)):
+        boxes = _boxes(segments.masks.ids)
+        for index, (area, box) in enumerate(zip(segments.masks.areas().tolist(), boxes, strict=True)):
             category = self.categories[int(segments.labels[index])].id
             crowd = int(segments.is_crowd[index])
-            info.append(
-                {"id": index + 1, "category_id": category, "iscrowd": crowd, "area": area, "bbox": list(box)}
-            )
+            own = {
+                "id": numbers[index],
+                "category_id": category,
+                "iscrowd": crowd,
+                "area": area,
+                "bbox": list(box),
+            }
+            info.append({**others[index], **own})
         file.annotate({"image_id": picture.number, "file_name": png, "segments_info": info})
         return segments
+
+    def _ids(self, others: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Take the ids that segments have, where each is a colour of its own; else number them."""
+        given = [each["id"] for each in others if "id" in each]
+        if len(set(given)) == len(others) and all(isinstance(id, int) and 0 < id <= _COLORS for id in given):
+            return given
+        self.lost[NO_COLORS] += len(given)
+        return list(range(1, len(others) + 1))
 
 
 class YoloWriter:
@@ -237,7 +274,7 @@ class YoloWriter:
         self.lost[RENUMBERED] = sum(id != number for id, number in zip(ids, self.numbers, strict=True))
 
     @contextmanager
-    def split(self, name: str) -> Iterator[Add]:
+    def split(self, name: str, heading: Heading) -> Iterator[Add]:
         """Write a split. Raises DataError for a name that the layout does not know."""
         if name not in YOLO_SPLITS:
             raise DataError(
@@ -255,7 +292,7 @@ class YoloWriter:
         _write(self.root / "data.yaml", text.encode())
 
     def _add(self, folder: str, picture: Picture, segments: Segments) -> Segments:
-        segments = _without_crowds(_of_classes(segments, self.lost), self.lost)
+        segments = _without_crowds(segments, self.lost)
         image = f"{folder}/{picture.file_name}"
         lines: dict[str, int] = {}
         for index, label in enumerate(segments.labels.tolist()):
@@ -265,7 +302,7 @@ class YoloWriter:
                 lines.setdefault(line, index)
         _write(self.root / image, picture.data)
         _write(self.root / _label_file(image), "".join(f"{line}\n" for line in lines).encode())
-        return _select(segments, list(lines.values()))
+        return segments.select(list(lines.values()))
 
     def _line(self, rle: Rle, label: int) -> str | None:
         height, width = rle["size"]
@@ -300,7 +337,7 @@ class MaskWriter:
         self.void = 0 if self.things else _MOST[self.bits]
 
     @contextmanager
-    def split(self, name: str) -> Iterator[Add]:
+    def split(self, name: str, heading: Heading) -> Iterator[Add]:
         """Write a split."""
         yield partial(self._add, self.root / "images" / name, self.root / "masks" / name)
 
@@ -318,8 +355,7 @@ class MaskWriter:
         _write(self.root / "categories.json", json.dumps(content | {"categories": entries}, indent=1).encode())
 
     def _add(self, images: Path, masks: Path, picture: Picture, segments: Segments) -> Segments:
-        segments = _without_crowds(_of_classes(segments, self.lost), self.lost)
-        segments = _disjoint(segments, self.categories, self.lost)
+        segments, _ = _disjoint(_without_crowds(segments, self.lost), self.categories, self.lost)
         stuff = [label for label, category in enumerate(self.categories) if not category.is_thing]
         whole = segments.merged(stuff)
         self.lost[JOINED] += len(segments) - len(whole)
@@ -370,8 +406,13 @@ def _stuff_values(categories: tuple[Category, ...], divisor: int | None) -> dict
     return dict(zip(stuff, free, strict=False))
 
 
-def _disjoint(segments: Segments, categories: Sequence[Category], lost: Counter[str]) -> Segments:
-    """Give every pixel to one segment at most: crowds lie lowest, then stuff, then the larger things."""
+def _disjoint(
+    segments: Segments, categories: Sequence[Category], lost: Counter[str]
+) -> tuple[Segments, list[int]]:
+    """Give every pixel to one segment at most: crowds lie lowest, then stuff, then the larger things.
+
+    Gives the segments that have pixels left, and their places among those that were there.
+    """
     areas = segments.masks.areas()
     if isinstance(segments.masks, IdMap):
         ids = segments.masks.ids
@@ -385,28 +426,37 @@ def _disjoint(segments: Segments, categories: Sequence[Category], lost: Counter[
     lost[HIDDEN] += int((left == 0).sum())
     lost[COVERED] += int(((left > 0) & (left < areas)).sum())
     lost[COVERED_PIXELS] += int((areas - left).sum())
-    return _select(Segments(IdMap(ids, len(segments)), segments.labels, segments.is_crowd), np.flatnonzero(left))
+    seen: list[int] = np.flatnonzero(left).tolist()
+    return Segments(IdMap(ids, len(segments)), segments.labels, segments.is_crowd).select(seen), seen
 
 
-def _of_classes(segments: Segments, lost: Counter[str]) -> Segments:
-    """Leave out regions of no class, and segments without pixels, which no reader would give back."""
+def _of_classes(segments: Segments, lost: Counter[str]) -> list[int]:
+    """Pass over regions of no class, and segments without pixels, which no reader would give back."""
     ignored, empty = (segments.labels == ANY_CLASS).numpy(), segments.masks.areas() == 0
     lost[IGNORED] += int(ignored.sum())
     lost[EMPTY] += int((empty & ~ignored).sum())
-    return _select(segments, np.flatnonzero(~(ignored | empty)))
+    kept: list[int] = np.flatnonzero(~(ignored | empty)).tolist()
+    return kept
 
 
 def _without_crowds(segments: Segments, lost: Counter[str]) -> Segments:
+    """Leave out crowds, and what has no class or no pixels."""
+    segments = segments.select(_of_classes(segments, lost))
     crowds = segments.is_crowd.numpy()
     lost[CROWDS] += int(crowds.sum())
-    return _select(segments, np.flatnonzero(~crowds))
+    return segments.select(np.flatnonzero(~crowds).tolist())
 
 
-def _select(segments: Segments, chosen: Sequence[int] | NDArray[np.intp]) -> Segments:
-    indices = [int(index) for index in chosen]
-    if len(indices) == len(segments):
-        return segments
-    return Segments(segments.masks.select(indices), segments.labels[indices], segments.is_crowd[indices])
+def _areas(segments: Segments) -> list[int | float]:
+    """Give the areas that a file told, else pixels."""
+    pixels = segments.masks.areas().tolist()
+    told = [math.nan] * len(pixels) if segments.told_areas is None else segments.told_areas.tolist()
+    return [count if math.isnan(area) else area for area, count in zip(told, pixels, strict=True)]
+
+
+def _others(picture: Picture, places: Sequence[int]) -> list[Mapping[str, Any]]:
+    """Give what else is said of the segments at these places."""
+    return [picture.of_segments[place] if picture.of_segments else {} for place in places]
 
 
 def _outline(rings: Sequence[Int[np.ndarray, "_ 2"]]) -> Int[np.ndarray, "k 2"]:

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
 from eomt.data.finite_json import require_finite
 from eomt.data.problems import Remark, each, of_file, strict, tell
-from eomt.data.reader import Format, Item, Split
+from eomt.data.reader import Format, Item, Origin, Split
 from eomt.data.readers.coco_claims import differences, polygon_area
 from eomt.data.readers.coco_json import (
     Entry,
@@ -82,10 +82,8 @@ class _Reader:
                 f"it is {size[1]} x {size[0]} upright, but {width} x {height} by the file: masks would not fit; "
                 "export the annotations for these images (turned as their EXIF orientation says)"
             )
-        begin = int(self.ends[row - 1]) if row else 0
         found: list[tuple[Rle, int, bool, float]] = []
-        for start, end in self.spans[begin : int(self.ends[row])].tolist():
-            annotation = json.loads(self.text[start:end].tobytes())
+        for annotation in self._annotations(row):
             with each():
                 rle = _rle(annotation, self.labels, size)
                 if strict():
@@ -99,6 +97,19 @@ class _Reader:
             torch.tensor([crowd for _, _, crowd, _ in found], dtype=torch.bool),
             torch.tensor([area for *_, area in found], dtype=torch.float64),
         )
+
+    def ids(self, item: Item, size: tuple[int, int] | None) -> list[int | str | None]:
+        """Give the ids of the annotations of an image; with its size, only of those that have pixels."""
+        return [
+            annotation.get("id")
+            for annotation in self._annotations(item.content)
+            if size is None or has_pixels(_rle(annotation, self.labels, size))
+        ]
+
+    def _annotations(self, row: int) -> Iterator[dict[str, Any]]:
+        begin = int(self.ends[row - 1]) if row else 0
+        for start, end in self.spans[begin : int(self.ends[row])].tolist():
+            yield json.loads(self.text[start:end].tobytes())
 
 
 def _files(archive: Archive) -> dict[str, str]:
@@ -200,7 +211,8 @@ def _open_file(archive: Archive, split: str, files: Mapping[str, str]) -> Split:
         left_out.append(f"{strangers} annotations of images that the file does not list")
     if roots:
         left_out.append(f"{len(roots)} category that only groups others and has no annotations (id {some(roots)})")
-    return Split(archive, categories, items, _reader(gathered, labels, paths), tuple(left_out))
+    reader = _reader(gathered, labels, paths)
+    return Split(archive, categories, items, reader, tuple(left_out), origin=Origin(name, reader.ids))
 
 
 def open_annotations(archive: Archive, name: str) -> Split:

@@ -61,16 +61,18 @@ class Picture(NamedTuple):
     """Height and width that the file tells, if it does."""
 
 
-def entries(archive: Archive, name: str, needed: Sequence[str] = _LISTS) -> Iterator[Entry]:
+def entries(
+    archive: Archive, name: str, needed: Sequence[str] = _LISTS, head: dict[str, Any] | None = None
+) -> Iterator[Entry]:
     """Go through the images, annotations and categories of a file, in its own order.
 
-    Raises DataError with the place for what is no JSON (NaN and Infinity are none) and where a needed list is
-    missing.
+    `head` takes what stands beside these lists. Raises DataError with the place for what is no JSON (NaN and
+    Infinity are none) and where a needed list is missing.
     """
     where = archive.where(name)
     found: set[str] = set()
     try:
-        yield from _members(_text(archive, name), where, found)
+        yield from _members(_text(archive, name), where, found, {} if head is None else head)
     except DataError as error:
         if strict():
             error = DataError(f"{error}; what comes after this place was not checked")
@@ -115,8 +117,8 @@ def _no_list(member: str, value: Any, where: str) -> DataError:
     return DataError(f'{where}: "{member}" is {json.dumps(value):.60}, not a list; export the file again')
 
 
-def _members(text: str, where: str, found: set[str]) -> Iterator[Entry]:
-    """Go through the lists, and note which of them were read to their ends."""
+def _members(text: str, where: str, found: set[str], head: dict[str, Any]) -> Iterator[Entry]:
+    """Go through the lists, and note which of them were read to their ends, and what stands beside them."""
     here = _skip(text, 0)
     if text[here : here + 2] == "{}":
         return
@@ -138,6 +140,8 @@ def _members(text: str, where: str, found: set[str]) -> Iterator[Entry]:
             if member in _LISTS:
                 _refuse(member, _no_list(member, value, where))
                 found.add(member)
+            else:
+                head[member] = value
         sign = _expect(text, here, ",}", f"after {member!r}", where)
         here += 1
 

@@ -19,7 +19,7 @@ from eomt.data.files import Images, image_ids
 from eomt.data.images import read_color_map
 from eomt.data.parts import Part, require_size, segments_of
 from eomt.data.problems import Remark, at_once, each, of_file, strict, tell
-from eomt.data.reader import Format, Item, Split
+from eomt.data.reader import Format, Item, Origin, Split
 from eomt.data.readers.coco_claims import boxes_of, differences
 from eomt.data.readers.coco_json import (
     Entry,
@@ -108,7 +108,8 @@ def _open_file(archive: Archive, split: str, files: Mapping[str, str]) -> Split:
         "annotations of images that the file does not list": 0 if strict() else len(found.masks) - len(pictures),
     }
     left_out = tuple(f"{count} {what}" for what, count in counts.items() if count)
-    return Split(archive, categories, items, partial(_read_segments, labels, name), left_out)
+    read = partial(_read_segments, labels, name)
+    return Split(archive, categories, items, read, left_out, origin=Origin(name, _ids))
 
 
 def open_annotations(archive: Archive, name: str, known: tuple[Category, ...] = ()) -> Split:
@@ -239,6 +240,16 @@ def _row(segment: Any, place: str) -> tuple[int, int, int]:
     return id, category, int(flag(segment, "iscrowd", False, f"{place}: segment {id}"))
 
 
+def _rows(item: Item) -> list[list[int]]:
+    rows: list[list[int]] = np.frombuffer(item.content[0], dtype=np.int64).reshape(-1, 3).tolist()
+    return rows
+
+
+def _ids(item: Item, size: tuple[int, int] | None) -> list[int]:
+    """Give the ids of the segments of an image: as they are colours, they come rising."""
+    return sorted(id for id, _, _ in _rows(item))
+
+
 def _find_masks(
     archive: Archive, where: str, folder: str, file_names: Mapping[int | str, str]
 ) -> dict[int | str, str]:
@@ -259,8 +270,7 @@ def _read_segments(
 ) -> Segments:
     ids = read_color_map(archive.read(item.annotation), archive.where(item.annotation))
     require_size(ids, size, "the PNG")
-    packed, claims = item.content
-    rows = np.frombuffer(packed, dtype=np.int64).reshape(-1, 3).tolist()
+    rows, (_, claims) = _rows(item), item.content
     parts: dict[int, Part | None] = {0: None}
     for id, category, crowd in rows:
         parts[id] = Part(labels[category], id, bool(crowd)) if category in labels else None
