@@ -13,12 +13,14 @@ from eomt.config import Thresholds
 from eomt.errors import DataError
 from eomt.evaluation.evaluate import evaluate, suitable_tasks
 from eomt.evaluation.metrics import MaskAP, MeanIoU, PanopticQuality
+from eomt.evaluation.thresholds import ThresholdCurve, threshold_curve
 from eomt.inference.segmenter import Segmenter
 from eomt.masks import IdMap
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
 from eomt.types import Sample, Segments
 from eomt.weights.checkpoint import ModelInfo
+from memory import peak_memory
 
 SQUARE, GROUND = Category("square", True, 0, (255, 0, 0)), Category("ground", False, 1, (0, 0, 255))
 EAGER = Thresholds(score=0.0, overlap=0.0, max_detections=7)  # an untrained model is sure of nothing
@@ -163,3 +165,51 @@ def test_processes_that_share_the_images_give_the_figures_of_one(segmenter: Segm
     assert together.groups.keys() == alone.groups.keys()
     for name, figures in alone.groups.items():
         assert together.groups[name] == pytest.approx(figures, rel=0, abs=0, nan_ok=True)
+
+
+def test_what_time_is_spent_on_is_told_by_stages(segmenter: Segmenter) -> None:
+    result = evaluate(segmenter, Shapes())
+    assert set(result.stages) == {"read", "preprocess", "forward", "decode", "metric"}
+    assert all(seconds > 0 for seconds in result.stages.values())
+    assert sum(result.stages.values()) <= result.seconds
+
+
+def test_memory_at_twelve_megapixels() -> None:
+    """An image of 36 MB, two maps of 48 MB, 200 queries, three tasks: no stack of masks, no table of pairs."""
+    size = (3000, 4000)
+
+    class Large(Shapes):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> Sample:
+            ids = np.repeat(np.repeat(np.arange(1, 201, dtype=np.int32).reshape(10, 20), 300, axis=0), 200, axis=1)
+            labels = torch.tensor([1] * 199 + [0])
+            segments = Segments(IdMap(ids, 200), labels, torch.zeros(200, dtype=torch.bool))
+            return Sample(torch.zeros(3, *size, dtype=torch.uint8), segments, "large")
+
+    torch.manual_seed(0)
+    config = replace(TOY, num_queries=200)
+    thresholds = Thresholds(score=0.0, overlap=0.0)
+    large = Segmenter(EoMT(config, 2), ModelInfo("panoptic", (SQUARE, GROUND), config, thresholds), "cpu")
+    evaluate(large, Shapes())  # what is loaded once
+    with peak_memory() as grown:
+        evaluate(large, Large())
+        assert grown() < 300e6
+
+
+def test_figures_at_each_threshold_are_those_of_an_evaluation_there(segmenter: Segmenter) -> None:
+    curve = threshold_curve(segmenter, Shapes(), (0.0, 0.5, 0.99))
+    for score, quality in zip(curve.scores, curve.quality, strict=True):
+        expected = evaluate(segmenter, Shapes(), ["panoptic"], thresholds=replace(EAGER, score=score))
+        assert quality == expected.figures["PQ"]
+    assert curve.best in curve.scores
+    assert curve.f1[-1] == 0  # an untrained model is sure of nothing
+
+
+@pytest.mark.parametrize(
+    ("quality", "best"),
+    [((0.1, 0.3, 0.2), 0.5), ((0.3, 0.3, 0.3), 0.5), ((math.nan,) * 3, 0.5), ((0.2, 0.1, 0.0), 0.2)],
+)
+def test_the_best_threshold(quality, best) -> None:
+    assert ThresholdCurve((0.2, 0.5, 0.8), quality, (0.0, 0.0, 0.0)).best == best

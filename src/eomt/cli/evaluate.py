@@ -107,6 +107,9 @@ class EvalArguments:
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, else fp32. The report says which it was."""
+    details: Switch = False
+    """Also tell, with --json under "details": PQ by size, which classes are taken for which, whether scores say
+    how often a segment is right (panoptic), IoU along the edges (semantic), segments an image."""
     json: Switch = False
     """Print one JSON object as the last line of standard output, instead of tables; null stands for a figure that
     was not measured."""
@@ -153,6 +156,7 @@ def _judge_files(options: EvalArguments) -> "Evaluation":
                 options.task,
                 max_detections=options.max_detections,
                 groups=groups,
+                details=options.details,
                 progress=show,
             )
 
@@ -185,6 +189,7 @@ def _judge_model(options: EvalArguments) -> "Evaluation":
             zoom=options.zoom,
             precision=options.precision,
             groups=groups,
+            details=options.details,
             progress=show,
         )
 
@@ -223,10 +228,12 @@ def _as_json(options: EvalArguments, evaluation: "Evaluation") -> dict[str, obje
         "precision": evaluation.precision,
         "max_detections": options.max_detections,
         "seconds": evaluation.seconds,
+        "stages": evaluation.stages,
         "per_class": evaluation.per_class,
     }
     groups = {"groups": evaluation.groups} if options.group_by else {}
-    return {**dict.fromkeys(FIGURES), **evaluation.figures, **about, **groups}
+    details = {"details": evaluation.details} if options.details else {}
+    return {**dict.fromkeys(FIGURES), **evaluation.figures, **about, **groups, **details}
 
 
 def _print(options: EvalArguments, evaluation: "Evaluation") -> None:

@@ -8,21 +8,25 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
 
 from eomt.config import Precision, TaskName, Thresholds
 from eomt.devices import choose_precision
 from eomt.errors import DataError
+from eomt.evaluation.details import detailed
 from eomt.evaluation.metrics import Metric
 from eomt.inference.segmenter import Segmenter
 from eomt.tasks import TASKS
+from eomt.timing import measuring, stage
 from eomt.types import ANY_CLASS, Category, Dataset
 
-__all__ = ["Evaluation", "Judges", "evaluate", "summary"]
+__all__ = ["Evaluation", "Judges", "evaluate", "summary", "with_details"]
 
 log = logging.getLogger("eomt")
+P = ParamSpec("P")
 
 Judges = dict[str | None, dict[TaskName, Metric]]
 """The metrics of each group of images, by its name, and of all images, under None."""
@@ -43,8 +47,29 @@ class Evaluation:
     precision: str | None = "fp32"
     """What the model computed in; None where predictions were read."""
     seconds: float = 0.0
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By task, where details were asked for: what `eomt.evaluation.details` says, as JSON has it."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds of what an image goes through in this process: read, preprocess, forward, decode, metric."""
 
 
+def _by_stages(judge: Callable[P, Evaluation]) -> Callable[P, Evaluation]:
+    """Have an evaluation tell the seconds of its stages."""
+
+    @wraps(judge)
+    def measured(*args: P.args, **kwargs: P.kwargs) -> Evaluation:
+        wait = torch.cuda.synchronize if torch.cuda.is_available() else _nothing_to_wait_for
+        with measuring(wait) as seconds:
+            return replace(judge(*args, **kwargs), stages=seconds)
+
+    return measured
+
+
+def _nothing_to_wait_for() -> None:
+    return None
+
+
+@_by_stages
 def evaluate(
     segmenter: Segmenter,
     dataset: Dataset,
@@ -58,6 +83,7 @@ def evaluate(
     groups: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     skip_bad: bool = False,
+    details: bool = False,
     share: tuple[int, int] = (0, 1),
     gather: Callable[[list[Any]], list[Any]] | None = None,
 ) -> Evaluation:
@@ -67,6 +93,8 @@ def evaluate(
     when None, the thresholds do: those given, else the segmenter's own (COCO's figure is that of 100).
     `image_size` and `zoom` are those of `Segmenter.predict`. `groups` maps an image id to the name of its group,
     whose figures are then given too. `progress` is called with images done and in all.
+
+    `details` tells more of all images: by size, confusions, calibration, edges.
 
     An image that cannot be read ends it, or with `skip_bad` is logged, left out and not counted in `images`.
 
@@ -86,12 +114,13 @@ def evaluate(
     def metrics() -> dict[TaskName, Metric]:
         return {task: TASKS[task].metric(segmenter.categories, limits) for task in asked}
 
-    judges: Judges = {None: metrics()}
+    judges: Judges = {None: with_details(metrics(), segmenter.categories) if details else metrics()}
     number, count = share
     skipped = 0
     for index in range(number, len(dataset), count):
         try:
-            sample = dataset[index]
+            with stage("read"):
+                sample = dataset[index]
             sample.segments.check_labels(len(dataset.categories), f"image {sample.image_id}")
         except DataError as error:
             if not skip_bad:
@@ -115,18 +144,23 @@ def evaluate(
     if gather is not None:
         judges = _joined(gather([judges]))
     used = "bf16" if choose_precision(precision, segmenter.device) == torch.bfloat16 else "fp32"
-    return summary(judges, asked, len(dataset) - skipped, used, time.monotonic() - started)
+    return summary(judges, asked, len(dataset) - skipped, used, started)
 
 
 def summary(
-    judges: Judges, tasks: tuple[TaskName, ...], images: int, precision: str | None, seconds: float
+    judges: Judges, tasks: tuple[TaskName, ...], images: int, precision: str | None, started: float
 ) -> Evaluation:
-    """Put together what the metrics of all images and of each group say."""
-    figures, per_class = _merge(judges[None])
+    """Put together what the metrics of all images and of each group say; `started` is a `time.monotonic()`."""
+    figures, per_class, details = _merge(judges[None])
     groups = {name: _merge(judges[name])[0] for name in sorted(name for name in judges if name is not None)}
     if absent := [TASKS[task].figure for task in tasks if math.isnan(figures[TASKS[task].figure])]:
         log.warning("no class is there to judge by: %s cannot be told", ", ".join(absent))
-    return Evaluation(figures, per_class, groups, tasks, images, precision, seconds)
+    return Evaluation(figures, per_class, groups, tasks, images, precision, time.monotonic() - started, details)
+
+
+def with_details(metrics: Mapping[TaskName, Metric], categories: tuple[Category, ...]) -> dict[TaskName, Metric]:
+    """Put the details of each task beside its metric."""
+    return {task: detailed(task, metric, categories) for task, metric in metrics.items()}
 
 
 def suitable_tasks(segmenter: Segmenter, data: tuple[Category, ...]) -> tuple[TaskName, ...]:
@@ -191,13 +225,18 @@ def _joined(shares: Sequence[Judges]) -> Judges:
     return whole
 
 
-def _merge(judges: Mapping[TaskName, Metric]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def _merge(
+    judges: Mapping[TaskName, Metric],
+) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, dict[str, Any]]]:
     """Put the figures of several tasks into one table."""
     figures: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {}
-    for metric in judges.values():
+    details: dict[str, dict[str, Any]] = {}
+    for task, metric in judges.items():
         result = metric.compute()
+        if result.details:
+            details[task] = result.details
         figures |= result.figures
         for name, row in result.per_class.items():
             per_class.setdefault(name, {}).update(row)
-    return figures, per_class
+    return figures, per_class, details

@@ -12,7 +12,7 @@ overlap and a pixel must have one owner (PQ, mIoU), the masks are painted in the
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from eomt.categories import Category
 from eomt.errors import DataError
-from eomt.masks import EncodedMasks, IdMap
+from eomt.evaluation.overlaps import Overlaps, painted, shared_pixels
+from eomt.masks import EncodedMasks
+from eomt.timing import stage
 from eomt.types import ANY_CLASS, Prediction, Segments
 
 __all__ = ["MaskAP", "MeanIoU", "Metric", "Metrics", "PanopticQuality"]
@@ -34,6 +36,8 @@ class Metrics:
 
     figures: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else was looked at, as JSON has it; see `details`."""
 
     def json(self) -> dict[str, Any]:
         """Give what `json` can write: NaN, which JSON lacks, becomes None."""
@@ -70,27 +74,17 @@ class PanopticQuality:
         self._ious: list[list[float]] = [[] for _ in categories]  # of the matches: the true positives
         self._unmatched = np.zeros((2, len(categories)), dtype=np.int64)  # false positives, false negatives
 
+    @stage("metric")
     def update(self, prediction: Prediction, segments: Segments, image_id: str) -> None:
         """Count one image."""
         _check(prediction, segments, image_id, self._images, self.categories)
-        true, found = segments.labels.numpy(), prediction.labels
-        crowd, ignored = segments.is_crowd.numpy(), segments.labels.numpy() == ANY_CLASS
-        shared = _shared_pixels(_painted(segments.masks), prediction.id_map().ids, len(true), len(found))
-        shared[0] += shared[1:][ignored].sum(0)  # what stands for any class is void
-        shared[1:][ignored] = 0
-        both = shared[1:, 1:]
-        true_area, found_area, void = shared[1:].sum(1), shared[:, 1:].sum(0), shared[0, 1:]
-
-        same_class = true[:, None] == found[None]
-        union = true_area[:, None] + found_area[None] - both - void[None]
-        match = same_class & ~crowd[:, None] & (2 * both > union)
-        neutral = void + (both * (same_class & crowd[:, None])).sum(0)
-        extra = ~match.any(0) & (found_area > 0) & (2 * neutral <= found_area)  # hidden segments do not exist
-        missed = ~match.any(1) & (true_area > 0) & ~crowd
-
+        overlaps = Overlaps.of(prediction, segments)
+        match = overlaps.matches()
         for row, column in np.argwhere(match):
-            self._ious[true[row]].append(float(both[row, column] / union[row, column]))
-        self._unmatched += [np.bincount(c, minlength=len(self.categories)) for c in (found[extra], true[missed])]
+            iou = overlaps.both[row, column] / overlaps.union[row, column]
+            self._ious[overlaps.true_labels[row]].append(float(iou))
+        extra, missed = overlaps.found_labels[overlaps.extra(match)], overlaps.true_labels[overlaps.missed(match)]
+        self._unmatched += [np.bincount(labels, minlength=len(self.categories)) for labels in (extra, missed)]
         self._images.add(image_id)
 
     def merge(self, other: "PanopticQuality") -> None:
@@ -143,6 +137,7 @@ class MaskAP:
         self.max_detections = max_detections
         self._images: dict[str, _Instances] = {}
 
+    @stage("metric")
     def update(self, prediction: Prediction, segments: Segments, image_id: str) -> None:
         """Keep the run-length codes of one image."""
         _check(prediction, segments, image_id, self._images.keys(), self.categories)
@@ -170,6 +165,7 @@ class MaskAP:
         _check_merge(self.categories, other.categories, self._images.keys(), other._images.keys())
         self._images |= other._images
 
+    @stage("metric")
     def compute(self) -> Metrics:
         """Give AP (mean over IoU 0.5 to 0.95), AP at IoU 0.5 and 0.75 and AP by size of the object."""
         things = [label for label, category in enumerate(self.categories) if category.is_thing]
@@ -231,13 +227,14 @@ class MeanIoU:
         classes = len(categories)
         self._confusion = np.zeros((classes, classes + 1), dtype=np.int64)  # true x predicted; the last is void
 
+    @stage("metric")
     def update(self, prediction: Prediction, segments: Segments, image_id: str) -> None:
         """Count the pixels of one image."""
         _check(prediction, segments, image_id, self._images, self.categories)
         classes = len(self.categories)
         labels = segments.labels.numpy()
         true = np.where(labels == ANY_CLASS, classes, labels)
-        shared = _shared_pixels(_painted(segments.masks), prediction.id_map().ids, len(true), len(prediction))
+        shared = shared_pixels(painted(segments.masks), prediction.id_map().ids, len(true), len(prediction))
         confusion = np.zeros((classes + 1, classes + 1), dtype=np.int64)
         pairs = np.append(classes, true), np.append(classes, prediction.labels)  # id 0 is void
         np.add.at(confusion, np.ix_(*pairs), shared)
@@ -258,22 +255,6 @@ class MeanIoU:
         figures = {"mIoU": _mean(iou), "pixel_accuracy": _ratio(int(right.sum()), int(self._confusion.sum()))}
         per_class = {name: {"IoU": value} for name, value in zip(_names(self.categories), iou, strict=True)}
         return Metrics(figures, per_class)
-
-
-def _painted(masks: EncodedMasks) -> NDArray[np.int32]:
-    """Give every pixel the number, from 1, of the last mask that covers it, [h w]; 0 where none does."""
-    if isinstance(masks, IdMap):
-        return masks.ids
-    ids = np.zeros(masks.size, dtype=np.int32)
-    for index in range(len(masks)):
-        ids[masks.mask(index)] = index + 1
-    return ids
-
-
-def _shared_pixels(true: NDArray[np.int32], found: NDArray[np.int32], n: int, m: int) -> NDArray[np.int64]:
-    """Count the pixels that each pair of ids shares, [n + 1, m + 1]; row 0 and column 0 belong to no segment."""
-    pairs = true.ravel().astype(np.int64) * (m + 1) + found.ravel()
-    return np.bincount(pairs, minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
 
 
 def _annotation(image: int, label: int, size: list[int], code: bytes, area: float) -> dict[str, Any]:

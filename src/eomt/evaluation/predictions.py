@@ -31,7 +31,7 @@ from eomt.data.readers import coco_panoptic, folder
 from eomt.data.readers.coco_json import Entry, is_id, results, some
 from eomt.data.readers.mask_code import MaskCode, read_code
 from eomt.errors import ConfigError, DataError
-from eomt.evaluation.evaluate import Evaluation, Judges, summary
+from eomt.evaluation.evaluate import Evaluation, Judges, summary, with_details
 from eomt.masks import Rle, RleMasks, rle_of_counts, rle_of_polygons
 from eomt.tasks import TASKS
 from eomt.types import Prediction, Segments
@@ -65,6 +65,7 @@ def judge_files(
     *,
     max_detections: int = 100,
     groups: Mapping[str, str] | None = None,
+    details: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Judge what `open_predictions` found: each by the task that suits it, or by those asked for.
@@ -81,7 +82,7 @@ def judge_files(
     def metrics() -> Any:
         return {task: TASKS[task].metric(categories, limits) for task in chosen}
 
-    judges: Judges = {None: metrics()}
+    judges: Judges = {None: with_details(metrics(), categories) if details else metrics()}
     for index, (image, key) in enumerate(zip(images, _keys(images), strict=True)):
         segments = annotations.segments(index)
         concerned = [judges[None]]
@@ -96,7 +97,7 @@ def judge_files(
                 judge[task].update(read[id(source)], segments, key)
         if progress is not None:
             progress(index + 1, len(images))
-    return summary(judges, tuple(chosen), len(images), None, time.monotonic() - started)
+    return summary(judges, tuple(chosen), len(images), None, started)
 
 
 def _choose(predictions: Sequence[Predictions], tasks: Sequence[TaskName]) -> dict[TaskName, Predictions]:

@@ -17,11 +17,13 @@ from eomt.config import Thresholds
 from eomt.errors import ModelError, NonFiniteError
 from eomt.inference.geometry import Enlargement, Tiling, assemble
 from eomt.masks import IdMap, Rle, RleMasks, encode_rle
+from eomt.timing import stage
 from eomt.types import Prediction, QueryLogits
 
 __all__ = ["instance", "panoptic", "semantic"]
 
 
+@stage("decode")
 @torch.no_grad()
 def semantic(
     logits: QueryLogits, tiling: Tiling, categories: tuple[Category, ...], thresholds: Thresholds
@@ -72,6 +74,7 @@ def _class_values(
     return values.view(views, classes, *tiling.view)
 
 
+@stage("decode")
 @torch.no_grad()
 def panoptic(
     logits: QueryLogits, tiling: Tiling, categories: tuple[Category, ...], thresholds: Thresholds
@@ -141,6 +144,7 @@ def _compete(
     return codes, wins.sum(1), wins[:, 1], own
 
 
+@stage("decode")
 @torch.no_grad()
 def instance(
     logits: QueryLogits, tiling: Tiling, categories: tuple[Category, ...], thresholds: Thresholds

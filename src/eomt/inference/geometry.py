@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from eomt.errors import DataError
+from eomt.timing import stage
 
 __all__ = ["Enlargement", "Fit", "Tiling", "assemble", "plan", "split", "stitch"]
 
@@ -97,6 +98,7 @@ def _starts(side: int, view: int, count: int) -> list[int]:
     return starts
 
 
+@stage("preprocess")
 def split(image: UInt8[Tensor, "3 h w"], tiling: Tiling) -> UInt8[Tensor, "v 3 H W"]:
     """Scale an image and cut the views out of it; padding is black. Runs on the CPU.
 

@@ -24,6 +24,7 @@ from eomt.inference.geometry import Tiling, plan, split
 from eomt.inference.tiles import lay
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
+from eomt.timing import stage
 from eomt.types import Prediction, QueryLogits
 from eomt.weights import checkpoint
 from eomt.weights.checkpoint import ModelInfo, Storage
@@ -217,7 +218,8 @@ class Segmenter:
         parts: list[QueryLogits] = []
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             for chunk in torch.split(views, batch_size):
-                parts.append(self.model(chunk.to(self.device))[-1])
+                with stage("forward"):
+                    parts.append(self.model(chunk.to(self.device))[-1])
         logits = parts[0] if len(parts) == 1 else QueryLogits(*map(torch.cat, zip(*parts, strict=True)))
         counts = [len(tiling.corners) for tiling in tilings]
         split_parts = (torch.split(part, counts) for part in logits)
