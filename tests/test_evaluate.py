@@ -20,7 +20,6 @@ from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
 from eomt.types import Sample, Segments
 from eomt.weights.checkpoint import ModelInfo
-from memory import peak_memory
 
 SQUARE, GROUND = Category("square", True, 0, (255, 0, 0)), Category("ground", False, 1, (0, 0, 255))
 EAGER = Thresholds(score=0.0, overlap=0.0, max_detections=7)  # an untrained model is sure of nothing
@@ -172,30 +171,6 @@ def test_what_time_is_spent_on_is_told_by_stages(segmenter: Segmenter) -> None:
     assert set(result.stages) == {"read", "preprocess", "forward", "decode", "metric"}
     assert all(seconds > 0 for seconds in result.stages.values())
     assert sum(result.stages.values()) <= result.seconds
-
-
-def test_memory_at_twelve_megapixels() -> None:
-    """An image of 36 MB, two maps of 48 MB, 200 queries, three tasks: no stack of masks, no table of pairs."""
-    size = (3000, 4000)
-
-    class Large(Shapes):
-        def __len__(self) -> int:
-            return 1
-
-        def __getitem__(self, index: int) -> Sample:
-            ids = np.repeat(np.repeat(np.arange(1, 201, dtype=np.int32).reshape(10, 20), 300, axis=0), 200, axis=1)
-            labels = torch.tensor([1] * 199 + [0])
-            segments = Segments(IdMap(ids, 200), labels, torch.zeros(200, dtype=torch.bool))
-            return Sample(torch.zeros(3, *size, dtype=torch.uint8), segments, "large")
-
-    torch.manual_seed(0)
-    config = replace(TOY, num_queries=200)
-    thresholds = Thresholds(score=0.0, overlap=0.0)
-    large = Segmenter(EoMT(config, 2), ModelInfo("panoptic", (SQUARE, GROUND), config, thresholds), "cpu")
-    evaluate(large, Shapes())  # what is loaded once
-    with peak_memory() as grown:
-        evaluate(large, Large())
-        assert grown() < 300e6
 
 
 def test_figures_at_each_threshold_are_those_of_an_evaluation_there(segmenter: Segmenter) -> None:

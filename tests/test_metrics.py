@@ -13,6 +13,7 @@ from eomt.errors import DataError
 from eomt.evaluation.metrics import MaskAP, MeanIoU, Metrics, PanopticQuality
 from eomt.masks import EncodedMasks, IdMap, RleMasks
 from eomt.types import ANY_CLASS, Prediction, Segments
+from memory import peak_memory
 
 CELL, DEBRIS, GLASS = 0, 1, 2
 CATEGORIES = (
@@ -248,3 +249,18 @@ def test_what_is_ignored_costs_no_more_than_what_is_void() -> None:
         metric = PanopticQuality(CATEGORIES)
         metric.update(prediction, true, "a")
         assert metric.compute().per_class["cell"]["PQ"] == 1.0
+
+
+@pytest.mark.parametrize(("kind", "count"), [(PanopticQuality, 200), (MeanIoU, 200), (MaskAP, 20)])
+def test_memory_at_twelve_megapixels(kind, count) -> None:
+    """Two maps of 48 MB are given; a table of the pairs of all pixels would be 96 MB."""
+    columns = np.arange(4000, dtype=np.int32) * count // 4000 + 1
+    maps = [np.ascontiguousarray(np.broadcast_to(np.roll(columns, shift), (3000, 4000))) for shift in (0, 3)]
+    true, found = (IdMap(ids, count) for ids in maps)
+    labels = [CELL] * (count - 1) + [GLASS]
+    prediction, segments = predicted(found, *labels), annotated(true, *labels)
+    metric = kind(CATEGORIES)
+    with peak_memory() as grown:
+        metric.update(prediction, segments, "large")
+        assert grown() < 60e6
+    assert next(iter(metric.compute().figures.values())) > 0.5

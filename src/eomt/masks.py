@@ -123,7 +123,10 @@ class IdMap:
 
     def areas(self) -> NDArray[np.int64]:
         """Count the pixels of each mask, [n]."""
-        return np.bincount(self.ids.ravel(), minlength=self.count + 1)[1:]
+        areas = np.zeros(self.count + 1, dtype=np.int64)
+        for top in range(0, len(self.ids), 64):  # `bincount` makes wide copies of what it counts
+            areas += np.bincount(self.ids[top : top + 64].ravel(), minlength=self.count + 1)
+        return areas[1:]
 
     def rle(self, index: int) -> Rle:
         """Encode one mask in COCO's run-length code."""

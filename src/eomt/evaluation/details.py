@@ -104,8 +104,12 @@ class Confusion:
         matches = overlaps.matches(of_any_class=True)
         true, found = np.nonzero(matches)
         np.add.at(self.matrix, (overlaps.true_labels[true], overlaps.found_labels[found]), 1)
-        np.add.at(self.matrix, (overlaps.true_labels[overlaps.missed(matches)], background), 1)
-        np.add.at(self.matrix, (background, overlaps.found_labels[overlaps.extra(matches)]), 1)
+        missed, extra = (
+            overlaps.true_labels[overlaps.missed(matches)],
+            overlaps.found_labels[overlaps.extra(matches)],
+        )
+        self.matrix[:, background] += np.bincount(missed, minlength=background + 1)
+        self.matrix[background] += np.bincount(extra, minlength=background + 1)
 
     def merge(self, other: "Confusion") -> None:
         """Add the counts of another one."""
@@ -186,7 +190,8 @@ class Calibration:
         """Count the segments of one image."""
         overlaps = Overlaps.of(prediction, segments)
         matches = overlaps.matches()
-        right, wrong = matches.any(0), overlaps.extra(matches)
+        right: NDArray[np.bool_] = np.any(matches, axis=0)
+        wrong = overlaps.extra(matches)
         for index in np.flatnonzero(right | wrong).tolist():
             score = float(prediction.scores[index])
             place = min(max(int(score * len(self.scores)), 0), len(self.scores) - 1)
