@@ -134,7 +134,7 @@ def run(arguments: Sequence[str]) -> int:
 def _judge_files(options: EvalArguments) -> "Evaluation":
     """Judge predictions in files. Raises ConfigError for options that only a model has."""
     fresh = EvalArguments(options.data)
-    for name in ("model", "classes", "score", "mask", "overlap", "image_size", "device", "precision"):
+    for name in ("model", "classes", "score", "mask", "overlap", "image_size", "zoom", "device", "precision"):
         if getattr(options, name) != getattr(fresh, name):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} is about a model, but --predictions judges files; leave one of them out")

@@ -1,18 +1,21 @@
 """Which score a panoptic segment should have to be kept: PQ and F1 as functions of the threshold.
 
-The model looks at each image once; each threshold is then decoded and judged by itself, as segments compete for
-pixels with those that are kept. Decoding is left to `tasks`, formulas to `metrics`.
+The model looks at each image once (at tiles of it, once for each threshold). Each threshold is then decoded and
+judged by itself, as segments compete for pixels with those that are kept. Decoding is left to `tasks`, formulas to
+`metrics`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from eomt.config import Precision
+from torch import Tensor
+
+from eomt.config import Precision, Thresholds
 from eomt.evaluation.evaluate import match_categories
 from eomt.evaluation.metrics import PanopticQuality
 from eomt.inference.segmenter import Segmenter
 from eomt.tasks import TASKS
-from eomt.types import Dataset
+from eomt.types import Dataset, Prediction
 
 __all__ = ["SCORES", "ThresholdCurve", "threshold_curve"]
 
@@ -52,7 +55,7 @@ def threshold_curve(
     What is found suits the images of this data set; `replace(segmenter.info, thresholds=...)` and
     `Segmenter.save` keep it with the model. Raises DataError where model and data do not fit together.
     """
-    task, categories = TASKS["panoptic"], segmenter.categories
+    categories = segmenter.categories
     labels = match_categories(dataset.categories, categories, ["panoptic"])
     limits = [replace(segmenter.thresholds, score=score) for score in scores]
     metrics = [PanopticQuality(categories) for _ in scores]
@@ -60,9 +63,9 @@ def threshold_curve(
         sample = dataset[index]
         sample.segments.check_labels(len(dataset.categories), f"image {sample.image_id}")
         segments = replace(sample.segments, labels=labels[sample.segments.labels])
-        [(logits, tiling)] = segmenter.look([sample.image], task.fit, image_size=image_size, precision=precision)
-        for limit, metric in zip(limits, metrics, strict=True):
-            metric.update(task.decode(logits, tiling, categories, limit), segments, sample.image_id)
+        predictions = _at_each(segmenter, sample.image, limits, image_size, precision)
+        for prediction, metric in zip(predictions, metrics, strict=True):
+            metric.update(prediction, segments, sample.image_id)
         if progress is not None:
             progress(index + 1, len(dataset))
     results = [metric.compute() for metric in metrics]
@@ -71,6 +74,27 @@ def threshold_curve(
         tuple(result.figures["PQ"] for result in results),
         tuple(_f1(result.per_class.values()) for result in results),
     )
+
+
+def _at_each(
+    segmenter: Segmenter,
+    image: Tensor,
+    limits: Sequence[Thresholds],
+    image_size: tuple[int, int] | None,
+    precision: Precision,
+) -> Iterator[Prediction]:
+    """Predict one image at each threshold."""
+    task = TASKS["panoptic"]
+    if segmenter.info.model.zoom:  # in tiles: the segmenter alone knows how they are laid and joined
+        for limit in limits:
+            [found] = segmenter.segment(
+                [image], ["panoptic"], thresholds=limit, image_size=image_size, precision=precision
+            )
+            yield found["panoptic"]
+        return
+    [(logits, tiling)] = segmenter.look([image], task.fit, image_size=image_size, precision=precision)
+    for limit in limits:
+        yield task.decode(logits, tiling, segmenter.categories, limit)
 
 
 def _f1(rows: Iterable[dict[str, float]]) -> float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from eomt.config import Thresholds
 from eomt.errors import ConfigError
 from eomt.masks import IdMap, Rle, RleMasks, Window, placed_rle
+from eomt.timing import stage
 from eomt.types import Prediction
 
 __all__ = ["join", "lay"]
@@ -52,6 +53,7 @@ def _spans(length: int, side: int) -> list[tuple[int, int]]:
     return [(round(number * (length - side) / gaps), side) for number in range(gaps + 1)]
 
 
+@stage("decode")
 def join(
     tiles: Sequence[Prediction],
     windows: Sequence[Window],
