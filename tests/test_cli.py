@@ -539,7 +539,7 @@ def trained(monkeypatch):
     """The recipe that training was called with; nothing is trained."""
     given = SimpleNamespace()
 
-    def train(recipe, out, init_from=None, resume=False):
+    def train(recipe, out, init_from=None, resume=False, change=False, origins=None):
         logging.getLogger("eomt").info("step 1/1")
         given.recipe, given.out, given.init_from = recipe, out, init_from
         return SimpleNamespace(metrics={"PQ": 0.5, "AP": math.nan}, folder=out)

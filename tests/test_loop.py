@@ -13,7 +13,7 @@ import torch
 from timm.layers import DropPath
 
 from conftest import TOY
-from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe, from_json
+from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe, TrackConfig, from_json
 from eomt.data.readers.folder import open_folder
 from eomt.errors import ConfigError, DataError, NonFiniteError
 from eomt.evaluation.evaluate import evaluate
@@ -37,6 +37,7 @@ def recipe(root: Path, **changes: object) -> Recipe:
         loss=LossConfig(num_points=256),
         optim=OptimConfig(lr=1e-3, layer_decay=1.0),
         device="cpu",
+        track=TrackConfig(to="none"),
     )
     return replace(toy, **changes)
 
@@ -46,12 +47,23 @@ def test_a_run_leaves_its_folder(shapes: Path, tmp_path: Path) -> None:
     result = train(recipe(shapes, evaluate_every=0.4), out)  # 6 steps an epoch: every 2 steps
     assert sorted(path.name for path in out.iterdir()) == [
         "best",
+        "curves.png",
+        "data.json",
+        "environment.jsonl",
         "last",
         "log.txt",
         "metrics.csv",
         "metrics.jsonl",
         "recipe.json",
+        "result.json",
+        "samples",
+        "settings.json",
         "states",
+    ]
+    assert sorted(path.name for path in (out / "samples").iterdir()) == [
+        "train-000000000.jpg",
+        "val-000000002.jpg",
+        "val-000000004.jpg",
     ]
     settled = recipe(shapes, evaluate_every=0.4, augment=AugmentConfig(scale=(0.8, 1.2), fit="contain"))
     assert from_json(Recipe, json.loads((out / "recipe.json").read_text())) == settled

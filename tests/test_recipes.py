@@ -18,9 +18,9 @@ import torch
 from eomt.cli import main
 from eomt.cli.config import SETTLED
 from eomt.cli.options import check_names
-from eomt.cli.recipes import find, flat
+from eomt.cli.recipes import find
 from eomt.cli.train import TrainArguments
-from eomt.config import ModelConfig, Recipe, to_json
+from eomt.config import ModelConfig, Recipe, flat, to_json
 from eomt.errors import ConfigError
 from eomt.models.eomt import EoMT
 from eomt.recipes import (

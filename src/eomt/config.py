@@ -23,8 +23,10 @@ __all__ = [
     "Recipe",
     "TaskName",
     "Thresholds",
+    "TrackConfig",
     "checked_thresholds",
     "choose_task",
+    "flat",
     "from_json",
     "num_upscale_blocks",
     "to_json",
@@ -201,6 +203,22 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class TrackConfig:
+    """What a run shows, and where its figures go beside its own folder; nothing here changes a step."""
+
+    log: Literal["auto", "lines", "json"] = "auto"
+    """How progress is shown. auto: live on a terminal, else a line every ten seconds; lines: these on a terminal
+    too; json: every row of metrics.jsonl on standard output."""
+    to: Literal["auto", "none", "tensorboard", "wandb", "mlflow", "trackio"] = "auto"
+    """What else records the figures. auto: TensorBoard's event files in the run folder, where it is installed. The
+    others send them where their own settings (login, environment) say: only when they are named here."""
+    project: str = "eomt"
+    """Project, or experiment, that the run belongs to there."""
+    images: int = 4
+    """Validation images that are drawn with their predictions at each evaluation, always the same; 0: none."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that a training run needs to know."""
 
@@ -229,6 +247,7 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     thresholds: Thresholds = field(default_factory=Thresholds)
+    track: TrackConfig = field(default_factory=TrackConfig)
 
 
 def checked_thresholds(thresholds: Thresholds) -> Thresholds:
@@ -248,6 +267,17 @@ T = TypeVar("T")
 def to_json(config: Any) -> dict[str, Any]:
     """Turn a configuration into what `json` can write; `from_json` reads it back."""
     return dataclasses.asdict(config)
+
+
+def flat(values: dict[str, Any], section: str = "") -> dict[str, Any]:
+    """Name each setting by its path, with dots, as the command line does."""
+    settings: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            settings |= flat(value, f"{section}{name}.")
+        else:
+            settings[section + name] = value
+    return settings
 
 
 def choose_task(asked: TaskName | None, categories: tuple[Category, ...]) -> TaskName:

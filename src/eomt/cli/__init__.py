@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": ("eomt.cli.predict", "Segment images: overlays, label maps, panoptic PNG and COCO files."),
     "recipes": ("eomt.cli.recipes", "List the recipes that `eomt train` knows; show one."),
     "config": ("eomt.cli.config", "Show every setting of a training run, and where it comes from."),
+    "runs": ("eomt.cli.runs", "List runs; show one; set several side by side."),
     "models": ("eomt.cli.models", "List the published models; fetch, check and remove their files."),
     "debug": ("eomt.cli.debug", "Take a training step again whose numbers went wrong, and say where they did."),
     "doctor": ("eomt.cli.doctor", "Check whether this machine is ready, and say what to do where it is not."),

@@ -8,8 +8,8 @@ import tyro
 
 from eomt.cli.console import print_json, printable
 from eomt.cli.options import Switch, check_names, named_first, parse, run_action
-from eomt.cli.recipes import find, flat, written
-from eomt.config import Recipe, TaskName, num_upscale_blocks, to_json
+from eomt.cli.recipes import find, origins_of, written
+from eomt.config import Recipe, TaskName, flat, num_upscale_blocks, to_json
 from eomt.errors import ConfigError
 
 __all__ = ["run"]
@@ -86,11 +86,9 @@ def show(arguments: Sequence[str]) -> int:
     if options.data is not None:
         recipe = replace(recipe, data=replace(recipe.data, root=options.data))
 
-    before, after = flat(to_json(base)), flat(to_json(recipe))
-    given = named_settings(arguments) | {setting for setting in after if after[setting] != before[setting]}
-    origins |= dict.fromkeys(given & set(after), "command line")
+    after, origins = flat(to_json(recipe)), origins_of(arguments, base, origins, recipe)
     settings: dict[str, dict[str, Any]] = {
-        setting: {"value": value, "origin": origins.get(setting, "default")} for setting, value in after.items()
+        setting: {"value": value, "origin": origins[setting]} for setting, value in after.items()
     }
     for setting, rule in SETTLED.items():
         if after[setting] is None:
@@ -108,15 +106,3 @@ def show(arguments: Sequence[str]) -> int:
 def _shown(value: object, origin: str, settled: object = None) -> str:
     """Write a value, and in brackets what it comes to."""
     return written(value) if settled is None else f"{written(value)} ({printable(settled)})"
-
-
-def named_settings(arguments: Sequence[str]) -> set[str]:
-    """Give the dotted names of the settings that options name, also where they repeat the recipe's value."""
-    settings = set()
-    for argument in arguments:
-        if argument == "--":
-            break
-        if argument.startswith("--"):
-            section, dot, name = argument.partition("=")[0][2:].replace("-", "_").rpartition(".")
-            settings |= {section + dot + name, section + dot + name.removeprefix("no_")}
-    return settings | ({"data.root"} if "data" in settings else set())

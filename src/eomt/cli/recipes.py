@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +12,11 @@ import tyro
 from eomt.cli.console import note, print_json, printable
 from eomt.cli.options import Switch, parse, run_action
 from eomt.cli.usage import nearest
-from eomt.config import Recipe, from_json, to_json
+from eomt.config import Recipe, flat, from_json, to_json
 from eomt.errors import ConfigError
 from eomt.recipes import OWN_DATA, PUBLISHED, RECIPES
 
-__all__ = ["find", "flat", "run", "written"]
+__all__ = ["find", "origins_of", "run", "written"]
 
 PURPOSE = "Recipes: complete settings of training runs, which `eomt train` takes by name."
 LIST = "List the recipes: for your own data, and the published configurations."
@@ -138,6 +138,28 @@ def find(name: str) -> tuple[Recipe, dict[str, str]]:
     return recipe, dict.fromkeys(flat(values), f"file {name}")
 
 
+def origins_of(
+    arguments: Sequence[str], base: Recipe, origins: Mapping[str, str], recipe: Recipe
+) -> dict[str, str]:
+    """Say where each setting comes from, by dotted name: `find` tells it of the base, which options changed."""
+    before, after = flat(to_json(base)), flat(to_json(recipe))
+    given = _named_settings(arguments) | {setting for setting in after if after[setting] != before[setting]}
+    told = {**origins, **dict.fromkeys(given, "command line")}
+    return {setting: told.get(setting, "default") for setting in after}
+
+
+def _named_settings(arguments: Sequence[str]) -> set[str]:
+    """Give the dotted names of the settings that options name, also where they repeat the recipe's value."""
+    settings = set()
+    for argument in arguments:
+        if argument == "--":
+            break
+        if argument.startswith("--"):
+            section, dot, name = argument.partition("=")[0][2:].replace("-", "_").rpartition(".")
+            settings |= {section + dot + name, section + dot + name.removeprefix("no_")}
+    return settings | ({"data.root"} if "data" in settings else set())
+
+
 def no_recipe(name: str) -> str:
     """Say that a recipe is not there, and what may have been meant."""
     near = nearest(canonical(name), RECIPES)
@@ -149,17 +171,6 @@ def no_recipe(name: str) -> str:
         f"there is no recipe {name}{hint}\n"
         f"Recipes: {', '.join(OWN_DATA)}, the published ones (eomt recipes ls), or a run's recipe.json"
     )
-
-
-def flat(values: dict[str, Any], section: str = "") -> dict[str, Any]:
-    """Name each setting by its path, with dots, as the command line does."""
-    settings: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            settings |= flat(value, f"{section}{name}.")
-        else:
-            settings[section + name] = value
-    return settings
 
 
 def written(value: Any) -> str:

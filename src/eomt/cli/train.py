@@ -11,9 +11,9 @@ import tyro
 
 from eomt.cli.console import log_lines, note, print_json, print_table, printable
 from eomt.cli.options import Switch, check_names, known_options, named_first, parse
-from eomt.cli.recipes import find, flat, summary, written
+from eomt.cli.recipes import find, origins_of, summary, written
 from eomt.cli.usage import nearest
-from eomt.config import Recipe, from_json, to_json
+from eomt.config import Recipe, flat, from_json, to_json
 from eomt.errors import ConfigError
 from eomt.recipes import OWN_DATA
 from eomt.weights import zoo
@@ -25,7 +25,7 @@ DEFAULT_RECIPE = "small"
 AUTO = Path("auto")
 
 HARMLESS = ("data.root", "data.workers", "device", "shard")
-"""What may change in a resumed run without changing its steps."""
+"""What may change in a resumed run without changing its steps, as may all of `track`."""
 
 DESCRIPTION = """\
 Train a model on your data set. A recipe gives every setting a value; each of
@@ -56,7 +56,7 @@ class TrainArguments:
     """Go on with the run in this folder as if it had never stopped, with its own recipe. `auto`: with the one in
     --out, where it has begun, else begin it; for a command that a launcher or a queue starts again."""
     change: Switch = False
-    """With --resume: go on even where options change what the steps compute."""
+    """With --resume: go on even where options or other data change what the steps compute."""
     json: Switch = False
     """Print one JSON object as the last line of standard output, with the keys out, metrics."""
     traceback: Switch = False
@@ -80,11 +80,16 @@ def run(arguments: Sequence[str]) -> int:
     speaks = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
     with log_lines() if speaks else nullcontext():
         result = train(
-            recipe, out, init_from=options.init_from, resume="auto" if automatic else options.resume is not None
+            recipe,
+            out,
+            init_from=options.init_from,
+            resume="auto" if automatic else options.resume is not None,
+            change=options.change,
+            origins=origins_of(arguments, *find(options.recipe), recipe),
         )
     if not speaks:
         return 0
-    if options.json:
+    if options.json or recipe.track.log == "json":
         print_json({"out": str(result.folder), "metrics": dict(result.metrics)})
     else:
         figures: list[list[str | float]] = [[name, value] for name, value in result.metrics.items()]
@@ -152,7 +157,8 @@ def _check_changes(options: TrainArguments) -> None:
     """Refuse options that would make a resumed run another one. Raises ConfigError, naming them."""
     assert options.resume is not None
     ran, asked = (flat(to_json(each)) for each in (find(str(options.resume / "recipe.json"))[0], options.settings))
-    changed = [name for name in asked if asked[name] != ran[name] and name not in HARMLESS]
+    harmless = {*HARMLESS, *(name for name in asked if name.startswith("track."))}
+    changed = [name for name in asked if asked[name] != ran[name] and name not in harmless]
     if changed and not options.change:
         told = "; ".join(f"{name} was {written(ran[name])}, is {written(asked[name])}" for name in changed)
         raise ConfigError(

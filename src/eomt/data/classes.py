@@ -83,6 +83,11 @@ class Changed:
         """The images, not read yet."""
         return tuple(self.dataset.items)  # type: ignore[attr-defined]
 
+    def listing(self) -> list[str]:
+        """Name each image with its files and their sizes."""
+        lines: list[str] = self.dataset.listing()  # type: ignore[attr-defined]
+        return lines
+
     def __len__(self) -> int:
         return len(self.dataset)
 

@@ -45,6 +45,11 @@ class Subset:
         """The classes of the whole data set."""
         return self.dataset.categories
 
+    def listing(self) -> list[str]:
+        """Name each image with its files and their sizes, where the data set does."""
+        lines = self.dataset.listing()  # type: ignore[attr-defined]
+        return [lines[index] for index in self.indices]
+
     def __len__(self) -> int:
         return len(self.indices)
 

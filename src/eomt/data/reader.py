@@ -19,6 +19,8 @@ from eomt.types import Sample, Segments
 
 __all__ = ["Format", "Item", "Origin", "Split"]
 
+_ARCHIVES = (".zip", ".tar")
+
 
 class Item(NamedTuple):
     """One annotated image, not read yet."""
@@ -66,6 +68,18 @@ class Split:
     def image_ids(self) -> tuple[str, ...]:
         """The name of each image."""
         return tuple(item.image_id for item in self.items)
+
+    def listing(self) -> list[str]:
+        """Name each image with its files and their sizes, in a line each: no file is opened. In an archive, the
+        size is that of the archive."""
+        sizes = {name: size for name, size, _ in self.archive.stamps()}
+        around = "+".join(str(size) for name, size in sizes.items() if not name or name.endswith(_ARCHIVES))
+        return [
+            "\t".join(
+                (item.image_id, *(f"{name} {sizes.get(name, around)}" for name in (item.image, item.annotation)))
+            )
+            for item in self.items
+        ]
 
     def __len__(self) -> int:
         return len(self.items)

@@ -36,7 +36,18 @@ from eomt.training.capture import Capture, Pass, describe_machine
 from eomt.training.capture import save as save_capture
 from eomt.training.loss import LossTerms, amounts, segmentation_loss
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
-from eomt.training.setup import announce, build, build_accelerator, check, choose_data, open_run, settled
+from eomt.training.pictures import predictions, training_views
+from eomt.training.provenance import data_facts, memory_gib, record_environment, record_result
+from eomt.training.setup import (
+    announce,
+    build,
+    build_accelerator,
+    check,
+    check_same_data,
+    choose_data,
+    open_run,
+    settled,
+)
 from eomt.training.shard import shard, together, whole, whole_model
 from eomt.training.stop import Stop, Stopped
 from eomt.training.track import Track
@@ -60,7 +71,7 @@ class TrainResult:
     metrics: dict[str, float]
     """Its figures on the validation split."""
     folder: Path
-    """The run folder: recipe.json, metrics.jsonl, metrics.csv, log.txt, best/, last/."""
+    """The run folder, as docs/training.md lists it."""
 
 
 @dataclass
@@ -90,10 +101,14 @@ class Progress:
         return self.step / self.steps_per_epoch
 
     @property
+    def steps_between(self) -> int:
+        """Steps from one evaluation to the next."""
+        return max(1, round(self.evaluate_every * self.steps_per_epoch))
+
+    @property
     def is_due(self) -> bool:
         """Whether the model is to be evaluated before the next step."""
-        every = max(1, round(self.evaluate_every * self.steps_per_epoch))
-        return self.judged < self.step and (self.step % every == 0 or self.step == self.steps)
+        return self.judged < self.step and (self.step % self.steps_between == 0 or self.step == self.steps)
 
 
 @dataclass
@@ -126,6 +141,8 @@ def train(
     val_data: Dataset | None = None,
     init_from: str | Path | None = None,
     resume: bool | Literal["auto"] = False,
+    change: bool = False,
+    origins: Mapping[str, str] | None = None,
 ) -> TrainResult:
     """Train a model as the recipe says and leave a run folder.
 
@@ -137,7 +154,8 @@ def train(
 
     `resume` goes on with the run in `out` from its newest state that is whole, as if it had never stopped: with
     the same data and recipe to the same weights, bit by bit on the same machine. `"auto"` does so where it has a
-    state, and else begins it.
+    state, and else begins it. Data files of other names or sizes are refused, unless `change`. `origins` says
+    where settings come from, by dotted name, for the run's settings.json.
 
     Raises ConfigError when `out` holds something already, DataError, ModelError, and NonFiniteError when the
     loss or a gradient is not finite. Nothing is written before data and model are at hand. Ctrl-C and SIGTERM end
@@ -155,7 +173,7 @@ def train(
     if resume:
         recipe = replace(recipe, model=replace(recipe.model, weights="none"))  # they are in the state
     bare, info = build(recipe, train_data, init_from)
-    recipe = settled(recipe, info)
+    given, recipe = recipe, settled(recipe, info)
     adapt(bare, recipe.optim)
     average = None if recipe.optim.ema is None else averaged(bare, recipe.optim.ema)
     judged: Any = bare if average is None else average.module
@@ -177,14 +195,25 @@ def train(
     match_categories(val_data.categories, info.categories, [segmenter.task])
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
 
-    if accelerator.is_main_process and not resume:
-        open_run(folder, recipe)
+    facts = data_facts(recipe, train_data, val_data)
+    if resume:
+        check_same_data(folder, facts, change)
+    elif accelerator.is_main_process:
+        open_run(folder, given, recipe, origins, facts)
     with (
         needing_room(
             f"run {folder}", f"its states are whole: make room, then go on with eomt train --resume {folder}"
         ),
         closing(train_loader(train_data, recipe, start_step=progress.step, **place)) as batches,
-        Track(folder, progress.steps, accelerator.is_main_process) as track,
+        Track(
+            folder,
+            recipe,
+            progress.steps,
+            progress.steps_between,
+            accelerator.is_main_process,
+            progress.step,
+            progress.judged if resume else None,
+        ) as track,
         Stop(alone=accelerator.num_processes == 1) as stop,
     ):
         run = Run(
@@ -202,8 +231,9 @@ def train(
             track,
             stop,
         )
+        if accelerator.is_main_process:
+            record_environment(folder, progress.steps, accelerator)
         if resume:
-            track.go_on_from(progress.step, progress.judged)
             log.info("going on after step %d", progress.step)
         else:
             if init_from is not None:
@@ -222,6 +252,8 @@ def train(
             log.info("stopped after step %d; go on with: eomt train --resume %s", progress.step, folder)
             accelerator.wait_for_everyone()  # a launcher gives the others little time where one has ended
             raise
+    if accelerator.is_main_process:
+        record_result(folder, TASKS[segmenter.task].figure, progress.best, progress.step)
     accelerator.wait_for_everyone()
     return TrainResult(Segmenter.from_pretrained(folder / "best", str(accelerator.device)), progress.best, folder)
 
@@ -272,6 +304,9 @@ def judge(run: Run) -> None:
         if run.stop.agreed is None:  # the others go on, and will wait there
             gathered(run, [])
         raise
+    if run.track.speaker and run.recipe.track.images:
+        drawn = predictions(segmenter, run.val_data, run.recipe.track.images, run.recipe.precision)
+        run.track.picture("val", drawn, progress.step)
     run.model.train()
     run.track.evaluation(progress.step, progress.epoch, result.figures | {"val_seconds": result.seconds})
     progress.judged, figure = progress.step, TASKS[task].figure
@@ -369,6 +404,9 @@ def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
     set_learning_rates(run.optimizer, progress.step, progress.steps, recipe.optim)
     probabilities = mask_probabilities(progress.step, progress.steps, recipe.optim, recipe.model.num_joint_blocks)
     micro_batches = [next(batches) for _ in range(accelerator.gradient_accumulation_steps)]
+    waited = time.monotonic() - started
+    if progress.step == 0 and run.track.speaker:
+        run.track.picture("train", training_views(micro_batches, run.segmenter.categories), 0)
     # Each mask and each query count alike, whichever micro-batch and process they came in.
     held = [amounts(batch.targets, recipe.model.num_queries, recipe.loss) for batch in micro_batches]
     divisors = across(accelerator, torch.stack(held).sum(0)) / (len(micro_batches) * accelerator.num_processes)
@@ -399,11 +437,18 @@ def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
     run.optimizer.zero_grad(set_to_none=True)
     if run.average is not None:
         run.average.update_parameters(accelerator.unwrap_model(run.model))
+    seconds = time.monotonic() - started
+    masked = probabilities or (0.0,) * recipe.model.num_joint_blocks
+    groups = run.optimizer.param_groups
     return values | {
         "lr": learning_rate(progress.step, progress.steps, recipe.optim, "new"),
-        "masked_attention": sum(probabilities) / len(probabilities) if probabilities else 0.0,
+        "lr_backbone": max((group["lr"] for group in groups if group["stage"] == "backbone"), default=0.0),
+        "masked_attention": sum(masked) / len(masked),
+        **{f"masked_attention_{place}": probability for place, probability in enumerate(masked, 1)},
         "replaced_costs": int(replaced),
-        "images_per_second": recipe.data.batch_size / (time.monotonic() - started),
+        "images_per_second": recipe.data.batch_size / seconds,
+        "data_share": waited / seconds,
+        "memory_gib": memory_gib(accelerator.device),
     }
 
 

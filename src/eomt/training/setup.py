@@ -5,9 +5,11 @@ Settings are checked, data opened, the task chosen, the model made, the device t
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +25,8 @@ from eomt.files import write_aside
 from eomt.inference.tiles import lay
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
+from eomt.training.provenance import compare_data, record_data, record_settings
+from eomt.training.trackers import check_tracker
 from eomt.types import Dataset
 from eomt.weights import checkpoint, source
 from eomt.weights.checkpoint import ModelInfo
@@ -32,6 +36,7 @@ __all__ = [
     "build",
     "build_accelerator",
     "check",
+    "check_same_data",
     "choose_data",
     "open_run",
     "settled",
@@ -62,6 +67,7 @@ def check(recipe: Recipe, folder: Path, may_be_there: bool = False) -> None:
     if recipe.data.balance is not None and not 0 < recipe.data.balance <= 1:
         raise ConfigError(f"data.balance {recipe.data.balance}: a share of the images above 0, such as 0.1")
     checked_thresholds(recipe.thresholds)
+    check_tracker(recipe.track)
     if recipe.loss.num_points < 1:
         raise ConfigError(f"loss.num_points {recipe.loss.num_points}: at least 1")
     if recipe.optim.masked_attention == "never" and recipe.model.masked_inference:
@@ -134,11 +140,27 @@ def settled(recipe: Recipe, info: ModelInfo) -> Recipe:
     return replace(recipe, task=info.task, model=info.model, augment=replace(recipe.augment, fit=fit))
 
 
-def open_run(folder: Path, recipe: Recipe) -> Path:
-    """Make the run folder and write the recipe into it."""
+def open_run(
+    folder: Path, given: Recipe, recipe: Recipe, origins: Mapping[str, str] | None, facts: Mapping[str, Any]
+) -> None:
+    """Make the run folder and write into it what is to run: the recipe, where each setting is from, the data."""
     folder.mkdir(parents=True, exist_ok=True)
     write_aside(folder / "recipe.json", json.dumps(to_json(recipe), indent=1).encode())
-    return folder
+    record_settings(folder, given, recipe, origins)
+    record_data(folder, facts)
+
+
+def check_same_data(folder: Path, facts: Mapping[str, Any], change: bool) -> None:
+    """Raise DataError where a run would go on with other data than it began with, unless that is wanted."""
+    difference = compare_data(folder, facts)
+    if difference is None:
+        return
+    if not change:
+        raise DataError(
+            f"run {folder}: {difference}. Go on with the same data, add --change to go on all the same, or start "
+            f"a new run with --init-from {folder}"
+        )
+    log.warning("%s; it goes on all the same, as another run than was begun", difference)
 
 
 def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | None) -> tuple[Dataset, Dataset]:

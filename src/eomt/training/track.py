@@ -1,64 +1,77 @@
-"""What a run says while it trains: a live line on the terminal, and rows in the run folder.
+"""Record a run in its folder: rows, curves and pictures; and show it, and pass it on, as the user wants it.
 
-`metrics.jsonl` is the source of truth, one object a row; `metrics.csv` is made of it.
+`metrics.jsonl` is the source of truth, one object a row; `metrics.csv` and `curves.png` are made of it. Nothing
+here draws random numbers. How a run is shown is left to `display`, services to `trackers`.
 """
 
-import contextlib
 import csv
 import io
 import json
 import logging
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
+from eomt.config import Recipe, flat, to_json
 from eomt.files import write_aside
+from eomt.training import curves
+from eomt.training.display import Display, Pace, open_display
+from eomt.training.runs import read_rows
+from eomt.training.trackers import Tracker, open_tracker
 
 __all__ = ["Track"]
 
 log = logging.getLogger("eomt")
-PLAIN_INTERVAL = 10.0
-"""Seconds between lines where there is no terminal."""
+
+SAMPLES = "samples"
+"""Folder of a run that holds pictures."""
+QUALITY = 90
+"""Of JPEG files."""
 
 
 class Track:
     """The records of one run. Close it, or use it in a `with` statement.
 
-    Of several processes one is the `speaker`; the others record nothing.
+    `steps` is the run's length, `every` the steps between evaluations. A run that goes on has taken `start` steps
+    and was judged after step `judged`: the rows up to there are kept, those that came after are dropped. Of
+    several processes one is the `speaker`; the others record nothing.
     """
 
-    def __init__(self, folder: Path, steps: int, speaker: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        steps: int,
+        every: int,
+        speaker: bool = True,
+        start: int = 0,
+        judged: int | None = None,
+    ) -> None:
         self.folder = folder
-        self.steps = steps
         self.speaker = speaker
-        self._rows: list[dict[str, Any]] = []
         if not speaker:
             return
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
         self._handler: logging.Handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(self._handler)
         self._level = log.level
         if not log.isEnabledFor(logging.INFO):  # nobody asked for logs: the run folder has them all the same
             log.setLevel(logging.INFO)
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[line]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("train", total=steps, line="")
-        self._bar.start()
-        self._spoken = -math.inf
+        try:
+            self._tracker: Tracker | None = open_tracker(recipe.track, folder, flat(to_json(recipe)), start)
+        except BaseException:
+            self._close_log()
+            raise
+        if judged is not None:
+            self._drop_after(start, judged)
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._pace = Pace(steps, every)
+        self._display: Display = open_display(recipe.track.log, steps, start)
 
     def __enter__(self) -> "Track":
         return self
@@ -66,58 +79,70 @@ class Track:
     def __exit__(self, *_: object) -> None:
         if not self.speaker:
             return
-        self._bar.stop()
-        self._file.close()
-        log.removeHandler(self._handler)
-        log.setLevel(self._level)
-        self._handler.close()
-        self._write_csv()
-
-    def go_on_from(self, step: int, judged: int) -> None:
-        """Take over the rows of a run up to a step, and of evaluations up to another; drop what came after."""
-        if not self.speaker:
-            return
-        text = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
-        for line in text.splitlines():
-            with contextlib.suppress(ValueError):  # a row that was cut off is one that came after
-                row = json.loads(line)
-                if row["step"] <= (step if "loss" in row else judged):
-                    self._rows.append(row)
-        self._file.close()
-        lines = "".join(json.dumps(row) + "\n" for row in self._rows)
-        write_aside(self.folder / "metrics.jsonl", lines.encode())
-        self._file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        self._bar.update(self._task, completed=step)
+        try:
+            self._display.close()
+            if self._tracker is not None:
+                self._tracker.close()
+            self._file.close()
+            self._summarise()
+        finally:
+            self._close_log()
 
     def step(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Record one optimiser step."""
         if not self.speaker:
             return
-        self._record({"step": step, "epoch": epoch, **values})
-        line = "  ".join(f"{name} {values[name]:.4g}" for name in ("loss", "grad_norm", "images_per_second"))
-        self._bar.update(self._task, completed=step, line=line)
-        if self._bar.disable and (time.monotonic() - self._spoken >= PLAIN_INTERVAL or step == self.steps):
-            self._spoken = time.monotonic()
-            log.info("step %d/%d  epoch %.2f  %s", step, self.steps, epoch, line)
+        row = self._record({"step": step, "epoch": epoch, **values, "seconds_left": self._pace.left_after(step)})
+        self._display.step(row)
+        if self._tracker is not None:
+            self._tracker.figures(row, step, "train")
 
     def evaluation(self, step: int, epoch: float, figures: Mapping[str, float]) -> None:
         """Record the figures of one evaluation."""
         if not self.speaker:
             return
-        self._record({"step": step, "epoch": epoch, **figures})
-        self._write_csv()
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        log.info("step %d  epoch %.2f  %s", step, epoch, shown)
+        row = self._record({"step": step, "epoch": epoch, **figures})
+        self._display.evaluation(row)
+        self._summarise()
+        self._pace.evaluated()
+        if self._tracker is not None:
+            self._tracker.figures(row, step, "val")
 
-    def _record(self, row: Mapping[str, Any]) -> None:
+    def picture(self, name: str, image: UInt8[np.ndarray, "h w 3"], step: int) -> None:
+        """Record a picture as samples/NAME-STEP.jpg."""
+        if not self.speaker:
+            return
+        (self.folder / SAMPLES).mkdir(exist_ok=True)
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, "JPEG", quality=QUALITY)
+        write_aside(self.folder / SAMPLES / f"{name}-{step:09d}.jpg", content.getvalue())
+        if self._tracker is not None:
+            self._tracker.picture(name, image, step)
+
+    def _drop_after(self, step: int, judged: int) -> None:
+        """Keep the rows of steps up to one, and of evaluations up to another."""
+        kept = [row for row in read_rows(self.folder) if row["step"] <= (step if "loss" in row else judged)]
+        write_aside(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def _record(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a row, and give it as it was written: what is not finite is null in JSON."""
         finite = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in row.items()}
-        self._rows.append(finite)
         self._file.write(json.dumps(finite) + "\n")
+        return finite
 
-    def _write_csv(self) -> None:
-        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+    def _summarise(self) -> None:
+        """Make the table and the curves anew of all rows."""
+        rows = read_rows(self.folder)
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns)
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
-        writer.writerows(self._rows)
+        writer.writerows(rows)
         write_aside(self.folder / "metrics.csv", text.getvalue().encode())
+        content = io.BytesIO()
+        curves.draw(curves.of_run(rows)).save(content, "PNG")
+        write_aside(self.folder / "curves.png", content.getvalue())
+
+    def _close_log(self) -> None:
+        log.removeHandler(self._handler)
+        log.setLevel(self._level)
+        self._handler.close()
