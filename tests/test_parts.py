@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from eomt.data.parts import Part, distinct, require_size, segments_of
+from eomt.data.problems import collecting
 
 MEANING = {0: None, 3: Part(1), 4: Part(1), 70000: Part(0, number=7), 70001: Part(0, number=8, is_crowd=True)}
 
@@ -30,6 +31,21 @@ def test_the_first_pixel_that_means_nothing_is_named():
 
     with pytest.raises(ValueError, match=r"^at x 2, y 1: value 9 is no class"):
         segments_of(np.array([[1, 1, 1], [2, 1, 9], [9, 9, 9]], np.uint8), part_of)
+
+
+def test_of_many_numbers_that_mean_nothing_few_are_told_and_the_others_counted():
+    def part_of(value: int) -> Part:
+        if value % 2:
+            raise ValueError(f"value {value} is no class")
+        return Part(0)
+
+    values = np.arange(2**18).reshape(512, 512)  # each of them compared with all pixels: minutes
+    with collecting() as problems:
+        segments = segments_of(values, part_of)
+    assert segments.masks.areas().tolist() == [2**17]
+    assert str(problems[9]) == "at x 19, y 0: value 19 is no class"
+    assert str(problems[10]).startswith(f"{2**17 - 10} more of its numbers mean nothing")
+    assert len(problems) == 11
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])

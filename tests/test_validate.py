@@ -749,10 +749,12 @@ def test_areas_boxes_and_polygons_without_area_are_noticed_with_their_place(tmp_
     coco_panoptic.write(tmp_path / "panoptic")
     segment(0, 0, area=7)(tmp_path / "panoptic")
     segment(0, 1, bbox=[0, 0, 1, 1])(tmp_path / "panoptic")
+    in_list(P, "images", 1, height=999)(tmp_path / "panoptic")
     report = validate(tmp_path / "panoptic")
     assert not report.problems, listed(report)
     assert kinds(report, "segment .*: area is 7") == [("notice", "segments", f"{PNG}/{ONE}.png")]
     assert len(kinds(report, "segment .*: bbox is")) == 1
+    assert kinds(report, "its image is 32 x 24, not 32 x 999") == [("notice", "segments", f"{PNG}/{TWO}.png")]
 
 
 def test_files_are_named_from_the_folder_that_was_given(tmp_path):

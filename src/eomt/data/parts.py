@@ -11,11 +11,14 @@ import torch
 from jaxtyping import Integer
 from numpy.typing import NDArray
 
-from eomt.data.problems import each
+from eomt.data.problems import each, tell
 from eomt.masks import IdMap
 from eomt.types import Segments
 
 __all__ = ["Part", "distinct", "require_size", "segments_of"]
+
+_MOST = 10
+"""Numbers of one map that are told where faults are collected: one that was smoothed has a hundred thousand."""
 
 
 class Part(NamedTuple):
@@ -31,25 +34,36 @@ def segments_of(values: Integer[np.ndarray, "h w"], part_of: Callable[[int], Par
     """Make segments of a map of numbers, in rising order of the first number of each; None stands for void.
 
     `part_of` is asked once for each number that occurs. Where it raises ValueError, the place of the first such
-    pixel is put in front of its message.
+    pixel is put in front of its message; where faults are collected, the first few are told, the others counted.
     """
     numbers, positions = distinct(values)
     segments: dict[Part, int] = {}
     ids = np.zeros(len(numbers), dtype=np.int32)
+    wrong = 0
     for index, number in enumerate(numbers.tolist()):
-        with each():
-            try:
-                part = part_of(number)
-            except ValueError as error:
-                y, x = np.argwhere(positions == index)[0]
-                raise ValueError(f"at x {x}, y {y}: {error}") from error
-            if part is not None:
-                ids[index] = segments.setdefault(part, len(segments) + 1)
+        try:
+            part = part_of(number)
+        except ValueError as error:
+            wrong += 1
+            if wrong <= _MOST:
+                _tell_place(positions == index, error)
+            continue
+        if part is not None:
+            ids[index] = segments.setdefault(part, len(segments) + 1)
+    if wrong > _MOST:
+        tell(ValueError(f"{wrong - _MOST} more of its numbers mean nothing: was it smoothed, or saved with loss?"))
     return Segments(
         IdMap(ids[positions], len(segments)),
         torch.tensor([part.label for part in segments], dtype=torch.int64),
         torch.tensor([part.is_crowd for part in segments], dtype=torch.bool),
     )
+
+
+def _tell_place(pixels: NDArray[np.bool_], error: ValueError) -> None:
+    """Raise what is wrong with a number, with its first pixel, or tell it."""
+    with each():
+        y, x = divmod(int(pixels.argmax()), pixels.shape[1])
+        raise ValueError(f"at x {x}, y {y}: {error}") from error
 
 
 def distinct(values: Integer[np.ndarray, "h w"]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,6 +5,7 @@ The JSON file lists the segments of every image; a PNG tells their pixels, its c
 by their ids; crowds are kept as such. The images of an entry are found as `coco_json` says.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from eomt.categories import Category
 from eomt.data.archive import Archive
 from eomt.data.files import Images, image_ids
 from eomt.data.images import read_color_map
-from eomt.data.parts import Part, require_size, segments_of
+from eomt.data.parts import Part, distinct, require_size, segments_of
 from eomt.data.problems import Remark, at_once, each, of_file, strict, tell
 from eomt.data.reader import Format, Item, Origin, Split
 from eomt.data.readers.coco_claims import boxes_of, differences
@@ -99,7 +100,7 @@ def _open_file(archive: Archive, split: str, files: Mapping[str, str]) -> Split:
     paths = find_images(where, pictures.values(), images, image_folders(name, split))
     pngs = _find_masks(archive, where, masks, {id: found.masks[id].file_name for id in paths})
     items = tuple(
-        Item(image_id, path, pngs[id], (found.masks[id].segments, found.masks[id].claims), id)
+        Item(image_id, path, pngs[id], _content(found, id), id)
         for image_id, (id, path) in zip(image_ids(paths.values()), paths.items(), strict=True)
         if id in pngs
     )
@@ -126,7 +127,7 @@ def open_annotations(archive: Archive, name: str, known: tuple[Category, ...] = 
     pngs = _find_masks(archive, where, folder, {id: mask.file_name for id, mask in found.masks.items()})
     names = {id: found.pictures[id].file_name if id in found.pictures else pngs[id] for id in pngs}
     items = tuple(
-        Item(image_id, pngs[id], pngs[id], (found.masks[id].segments, found.masks[id].claims), id)
+        Item(image_id, pngs[id], pngs[id], _content(found, id), id)
         for image_id, id in zip(image_ids(names.values()), names, strict=True)
     )
     return Split(archive, categories, items, partial(_read_segments, labels, name))
@@ -151,8 +152,18 @@ class _Mask(NamedTuple):
     file_name: str
     segments: bytes
     """Of each segment its id, its category and whether it is a crowd, as int64: [n 3]."""
-    claims: dict[int, dict[str, Any]]
-    """Where faults are collected, all that is said of each segment, by its id."""
+    text: bytes
+    """Where faults are collected, all that is said of them, as it stands in the file."""
+
+
+class _Content(NamedTuple):
+    """What the file says of an image."""
+
+    segments: bytes
+    """As `_Mask` has them."""
+    text: bytes
+    size: tuple[int, int] | None
+    """Height and width."""
 
 
 class _Gathered(NamedTuple):
@@ -163,6 +174,11 @@ class _Gathered(NamedTuple):
     masks: dict[int | str, _Mask]
     used: dict[int, str]
     """Each category that has segments, with a place where."""
+
+
+def _content(found: _Gathered, id: int | str) -> _Content:
+    mask = found.masks[id]
+    return _Content(mask.segments, mask.text, found.pictures[id].size if id in found.pictures else None)
 
 
 def _gather(
@@ -215,18 +231,16 @@ def _gather_annotation(entry: Entry, where: str, found: _Gathered) -> None:
             "name of a PNG and a list"
         )
     rows: dict[int, tuple[int, int, int]] = {}
-    claims: dict[int, dict[str, Any]] = {}
     for segment in given:
         with each():
             row = _row(segment, f"{where}: {place}")
             if row[0] in rows:
                 raise DataError(f"{where}: {place}: two segments have the id {row[0]}; give each its own")
             rows[row[0]] = row
-            if strict():
-                claims[row[0]] = segment
             if row[1] not in found.used:
                 found.used[row[1]] = place
-    found.masks[image] = _Mask(file_name, np.array([*rows.values()], dtype=np.int64).tobytes(), claims)
+    text = entry.text.encode() if strict() else b""
+    found.masks[image] = _Mask(file_name, np.array([*rows.values()], dtype=np.int64).tobytes(), text)
 
 
 def _row(segment: Any, place: str) -> tuple[int, int, int]:
@@ -241,7 +255,7 @@ def _row(segment: Any, place: str) -> tuple[int, int, int]:
 
 
 def _rows(item: Item) -> list[list[int]]:
-    rows: list[list[int]] = np.frombuffer(item.content[0], dtype=np.int64).reshape(-1, 3).tolist()
+    rows: list[list[int]] = np.frombuffer(item.content.segments, dtype=np.int64).reshape(-1, 3).tolist()
     return rows
 
 
@@ -270,7 +284,7 @@ def _read_segments(
 ) -> Segments:
     ids = read_color_map(archive.read(item.annotation), archive.where(item.annotation))
     require_size(ids, size, "the PNG")
-    rows, (_, claims) = _rows(item), item.content
+    rows = _rows(item)
     parts: dict[int, Part | None] = {0: None}
     for id, category, crowd in rows:
         parts[id] = Part(labels[category], id, bool(crowd)) if category in labels else None
@@ -287,10 +301,13 @@ def _read_segments(
         return parts[id]
 
     segments = segments_of(ids, part_of)
-    if strict():
-        _tell_differences(ids, claims, f"{archive.where(item.annotation)}: image {item.image_id}: {json_name}")
+    if strict() and item.content.text:
+        _tell_differences(
+            ids, item.content, f"{archive.where(item.annotation)}: image {item.image_id}: {json_name}"
+        )
     if len(segments) < len(rows):
-        lost = [id for id, _, _ in rows if not (ids == id).any()]
+        drawn = {*distinct(ids)[0].tolist()}
+        lost = [id for id, _, _ in rows if id not in drawn]
         for some_lost in at_once(lost):
             with each():
                 raise ValueError(
@@ -300,10 +317,13 @@ def _read_segments(
     return segments
 
 
-def _tell_differences(
-    ids: Integer[np.ndarray, "h w"], claims: Mapping[int, Mapping[str, Any]], place: str
-) -> None:
-    """Tell what the file says of the segments in the PNG that is not so."""
+def _tell_differences(ids: Integer[np.ndarray, "h w"], content: _Content, place: str) -> None:
+    """Tell what the file says of the image, and of the segments in the PNG, that is not so."""
+    (height, width), told = ids.shape, content.size
+    if told not in (None, (height, width)):
+        tell(Remark(f"{place}: its image is {width} x {height}, not {told[1]} x {told[0]}; export both together"))
+    given = json.loads(content.text)["segments_info"]
+    claims = {said["id"]: said for said in reversed(given) if isinstance(said, dict) and is_id(said.get("id"))}
     for id, (pixels, box) in boxes_of(ids).items():
         for words in differences(claims.get(id, {}), pixels, box):
             tell(Remark(f"{place}: segment {id}: {words}; export both together"))
