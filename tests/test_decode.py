@@ -106,6 +106,25 @@ def test_instance_mask_threshold(threshold, area):
     assert prediction.areas.tolist() == ([area] if area else [])  # an empty mask is dropped
 
 
+@pytest.mark.parametrize(
+    ("duplicate", "labels"),
+    [
+        (1.0, [0, 0, 0, 1]),  # as published: the second query shows what the first does
+        (0.6, [0, 0, 1]),  # they agree on 4 of 6 pixels, a cat each; the dog is none, and what is not on top stays
+        (0.7, [0, 0, 0, 1]),
+        (0.0, [0, 0, 1]),  # masks that do not meet are never duplicates
+    ],
+)
+def test_duplicates_of_a_class_are_dropped(duplicate, labels):
+    wider = [[0.9, 0.9, 0.8, 0.1], [0.9, 0.9, 0.8, 0.1]]
+    last = [[0.1, 0.1, 0.1, 0.8], [0.1, 0.1, 0.1, 0.8]]
+    classes = [IS_CAT, [0.7, 0.02, 0.03, 0.25], [0.6, 0.02, 0.03, 0.35], [0.01, 0.5, 0.03, 0.46]]
+    thresholds = Thresholds(max_detections=4, duplicate=duplicate)
+    prediction = decode.instance(logits_of(classes, [LEFT, wider, last, LEFT]), TILING, CATEGORIES, thresholds)
+    assert prediction.labels.tolist() == labels
+    assert prediction.scores[0] == pytest.approx(0.9 * 0.9)
+
+
 def test_instance_without_things_finds_nothing():
     prediction = decode.instance(logits_of([[0.9, 0.1]], [LEFT]), TILING, (SKY,), Thresholds())
     assert len(prediction) == 0

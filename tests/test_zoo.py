@@ -566,7 +566,7 @@ def test_mistakes(
             ["docs/nuclei.md", "classes           nucleus, background\n", "patch size        12\n"],
             ["http"],
         ),
-        (["info", "bundled", "--json"], ['"class_names": ["nucleus", "background"]', '"patch_size": 12'], []),
+        (["info", "bundled", "--json"], ['"class_names": ["nucleus", "background"]', '"patch_size": 14'], []),
         (["get", "bundled"], [str(files.BUNDLED_FOLDER)], []),
     ],
 )

@@ -91,6 +91,9 @@ class Thresholds:
     """Least mask probability of a pixel that belongs to the query."""
     overlap: float = 0.8
     """Panoptic: least share of its mask that a query must win to be kept."""
+    duplicate: float = 1.0
+    """Instance: of two segments of one class whose masks agree by more than this (intersection over union), the
+    better one is kept. 1: both are, as published; less where a model finds things twice."""
     max_detections: int = 100
     """Instance: so many (query, class) pairs of the highest scores are returned."""
 
@@ -252,7 +255,7 @@ class Recipe:
 
 def checked_thresholds(thresholds: Thresholds) -> Thresholds:
     """Give the thresholds back. Raises ConfigError for one out of range."""
-    for name in ("score", "mask", "overlap"):
+    for name in ("score", "mask", "overlap", "duplicate"):
         value = getattr(thresholds, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} {value}: expected a number from 0 to 1")

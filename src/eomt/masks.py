@@ -25,6 +25,7 @@ __all__ = [
     "decode_rle",
     "encode_rle",
     "joined_rle",
+    "mask_iou",
     "placed_rle",
     "rle_of_counts",
     "rle_of_polygons",
@@ -244,6 +245,15 @@ def joined_rle(rles: Sequence[Rle]) -> Rle:
     """Give the union of masks, without decoding them."""
     rle = coco_mask.merge([dict(rle) for rle in rles])
     return Rle(size=rle["size"], counts=rle["counts"])
+
+
+def mask_iou(rles: Sequence[Rle], others: Sequence[Rle]) -> NDArray[np.float64]:
+    """Give intersection over union of each mask with each of the others, [n m], without decoding them."""
+    if not rles or not others:
+        return np.zeros((len(rles), len(others)))
+    one, other = ([dict(rle) for rle in each] for each in (rles, others))
+    found: NDArray[np.float64] = np.asarray(coco_mask.iou(one, other, [False] * len(others)), dtype=np.float64)
+    return found
 
 
 def without(rle: Rle, hidden: Rle) -> Rle:

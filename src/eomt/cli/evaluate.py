@@ -98,6 +98,9 @@ class EvalArguments:
     """Least mask probability of a pixel that belongs to a segment."""
     overlap: OwnShare = None
     """Panoptic: least share of its mask that a segment must win from others to be kept."""
+    duplicate: OwnShare = None
+    """Instance: of two segments of one class whose masks agree by more than this (intersection over union), the
+    better one is kept; 1 keeps both."""
     image_size: ImageSize = None
     """Size in pixels of the view that the model sees."""
     zoom: Zoom = None
@@ -134,7 +137,18 @@ def run(arguments: Sequence[str]) -> int:
 def _judge_files(options: EvalArguments) -> "Evaluation":
     """Judge predictions in files. Raises ConfigError for options that only a model has."""
     fresh = EvalArguments(options.data)
-    for name in ("model", "classes", "score", "mask", "overlap", "image_size", "zoom", "device", "precision"):
+    for name in (
+        "model",
+        "classes",
+        "score",
+        "mask",
+        "overlap",
+        "duplicate",
+        "image_size",
+        "zoom",
+        "device",
+        "precision",
+    ):
         if getattr(options, name) != getattr(fresh, name):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} is about a model, but --predictions judges files; leave one of them out")
@@ -175,9 +189,7 @@ def _judge_model(options: EvalArguments) -> "Evaluation":
         segmenter = Segmenter.from_pretrained(
             options.model, options.device, task=options.task[0] if options.task else None, classes=options.classes
         )
-    thresholds = override_thresholds(
-        segmenter.thresholds, options.score, options.mask, options.overlap, options.max_detections
-    )
+    thresholds = override_thresholds(segmenter.thresholds, options)
     with log_lines(), progress("eval") as show:
         return evaluate(
             segmenter,

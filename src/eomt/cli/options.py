@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from textwrap import indent
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -157,17 +157,11 @@ def _options(cls: Any, sections: tuple[str, ...]) -> Iterator[str]:
                 yield f"--{'.'.join([*path[:-1], 'no-' + path[-1]])}"
 
 
-def override_thresholds(
-    thresholds: Thresholds,
-    score: float | None = None,
-    mask: float | None = None,
-    overlap: float | None = None,
-    max_detections: int | None = None,
-) -> Thresholds:
-    """Replace a model's thresholds by those that were given. Raises ConfigError for one out of range."""
-    given = {"score": score, "mask": mask, "overlap": overlap, "max_detections": max_detections}
+def override_thresholds(thresholds: Thresholds, options: object) -> Thresholds:
+    """Replace a model's thresholds by those that the options give. Raises ConfigError for one out of range."""
+    given = {each.name: getattr(options, each.name) for each in fields(thresholds)}
     return checked_thresholds(
-        replace(thresholds, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        replace(thresholds, **{name: value for name, value in given.items() if value is not None})
     )
 
 

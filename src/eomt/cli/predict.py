@@ -82,6 +82,9 @@ class PredictArguments:
     """Least mask probability of a pixel that belongs to a segment."""
     overlap: OwnShare = None
     """Panoptic: least share of its mask that a segment must win from others to be kept."""
+    duplicate: OwnShare = None
+    """Instance: of two segments of one class whose masks agree by more than this (intersection over union), the
+    better one is kept; 1 keeps both."""
     max_detections: OwnCount = None
     """Instance: so many segments with the highest scores are kept in an image."""
     image_size: ImageSize = None
@@ -191,9 +194,7 @@ def _predict_all(options: PredictArguments, files: list[Path], failures: list[Fa
             classes=options.classes,
             image_size=options.image_size,  # files of the authors' with DINOv3 do not tell it
         )
-    thresholds = override_thresholds(
-        segmenter.thresholds, options.score, options.mask, options.overlap, options.max_detections
-    )
+    thresholds = override_thresholds(segmenter.thresholds, options)
     task = options.task or segmenter.task
     results = ResultFolder(options.out, task, segmenter.categories)
     names, numbers = result_names(files), image_numbers(files)

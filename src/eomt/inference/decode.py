@@ -16,7 +16,7 @@ from eomt.categories import Category
 from eomt.config import Thresholds
 from eomt.errors import ModelError, NonFiniteError
 from eomt.inference.geometry import Enlargement, Tiling, assemble
-from eomt.masks import IdMap, Rle, RleMasks, encode_rle
+from eomt.masks import IdMap, Rle, RleMasks, encode_rle, mask_iou
 from eomt.timing import stage
 from eomt.types import Prediction, QueryLogits
 
@@ -152,7 +152,8 @@ def instance(
     """Find things, each with its own mask; masks may overlap (EoMT reference, section 3.4).
 
     The `thresholds.max_detections` best pairs of a query and a thing category become segments, so a query may
-    appear under several labels; stuff categories are left out. A mask is where its probability is over
+    appear under several labels; stuff categories are left out. Of those of one label that agree by more than
+    `thresholds.duplicate`, the best is kept. A mask is where its probability is over
     `thresholds.mask`; the score is the class probability times the mean mask probability inside the mask. Pairs
     whose mask is empty are dropped. Segments come in order of falling score. Expects a tiling with one view.
     """
@@ -169,12 +170,24 @@ def instance(
     scores = scores * confidences[owner]
     order = np.argsort(-scores, kind="stable")
     order = order[confidences[owner[order]] > 0]
+    if thresholds.duplicate < 1:
+        order = order[_first([rles[index] for index in owner[order]], labels[order], thresholds.duplicate)]
     return Prediction(
         RleMasks(tiling.image, tuple(rles[index] for index in owner[order])),
         labels[order],
         scores[order],
         categories,
     )
+
+
+def _first(rles: list[Rle], labels: NDArray[np.int64], agreement: float) -> NDArray[np.bool_]:
+    """Say which masks, best first, agree by no more than this with a kept one of their label before them, [n]."""
+    agree = (mask_iou(rles, rles) > agreement) & (labels[:, None] == labels)
+    kept = np.ones(len(rles), dtype=np.bool_)
+    for index in range(len(rles)):
+        if kept[index]:
+            kept[index + 1 :] &= ~agree[index, index + 1 :]
+    return kept
 
 
 TRACED_PIXELS = 2**20
