@@ -99,7 +99,7 @@ def nuclei() -> Recipe:
         augment=AugmentConfig(vertical_flip=0.5, scale=(0.7, 1.5), color=True),
         loss=LossConfig(num_points=2048),
         optim=OptimConfig(lr=2e-4, ema=0.998),
-        thresholds=Thresholds(max_detections=500),
+        thresholds=Thresholds(duplicate=0.5, max_detections=500),
     )
 
 
