@@ -249,7 +249,7 @@ def test_origins_of_settings(tmp_path, capsys):
         ("small", "augment.fit", "as the task in prediction"),
         *((f"small --task {task}", "augment.fit", TASKS[task].fit) for task in TASKS),
         ("small", "model.num_upscale_blocks", 2),  # 16 pixels: a quarter of the view
-        ("nuclei", "model.num_upscale_blocks", 1),
+        ("small --model.patch-size 14", "model.num_upscale_blocks", 1),
         ("small --model.patch-size 0", "model.num_upscale_blocks", 1),  # training refuses it, not this
         ("small --data.batch-size 8", "data.micro_batch", 8),
         ("small --data.val None --data.val-fraction 0.2", "data.val", "0.2 of train"),

@@ -84,7 +84,7 @@ def nuclei() -> Recipe:
     return Recipe(
         task="instance",
         steps=2900,
-        evaluate_every=11,
+        evaluate_every=11.0,
         model=ModelConfig(
             "vit_small_patch14_dinov2",
             image_size=(168, 168),
