@@ -12,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from eomt.config import ModelConfig
 from eomt.errors import ConfigError, ModelError
@@ -185,6 +186,43 @@ def test_queries_are_not_rotated(name: str, patch: int) -> None:
         moved = torch.cat([joined[:, 6:7], joined[:, :6], joined[:, 7:]], dim=1)  # order of queries says nothing
         turned = [model.backbone.run(1, sequence, rope)[:, :7] for sequence in (joined, moved)]
     assert close(turned[0].roll(1, dims=1), turned[1])
+
+
+class AttendedRows(TorchDispatchMode):
+    """Notes of each call of PyTorch's attention how many tokens attend in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[int] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if "scaled_dot_product" in str(function):
+            self.found.append(args[0].shape[2])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(names_patches, [("vit_large_patch14_reg4_dinov2", 14), ("vit_large_patch16_dinov3", 16)])
+def test_only_queries_pay_for_a_mask(name: str, patch: int, fused: bool) -> None:
+    """Attention is computed in two parts, the queries' with the mask, and equals that with a mask of all rows."""
+    backbone = Backbone(config_of(name, patch, (4 * patch, 6 * patch))).eval()
+    randomise(backbone)
+    backbone.prepend(7, 0)
+    block = backbone.blocks[0]
+    block.attn.fused_attn = fused
+    with torch.no_grad():
+        tokens, rope = backbone.embed(images((4 * patch, 6 * patch)))
+        tokens = torch.cat([torch.randn(1, 7, tokens.shape[2]), tokens], dim=1)
+        count = tokens.shape[1]
+        rows = torch.rand(1, 1, 7, count) > 0.5
+        with AttendedRows() as attended:
+            ours = backbone.run(0, tokens, rope, rows)
+        everyone = torch.cat([rows, torch.ones(1, 1, count - 7, count, dtype=torch.bool)], dim=2)
+        rotation = {"rope": rope} if backbone.rotary else {}
+        assert close(ours, block(tokens, attn_mask=everyone, **rotation))
+        assert not close(ours, block(tokens, **rotation))
+    assert attended.found == ([7, count - 7] if fused else [])
 
 
 @pytest.mark.usefixtures("narrow")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from eomt.config import LossConfig
-from eomt.training.matching import assign, draw_points, match, sample_cells, sample_logits, sample_masks
+from eomt.training.matching import assign, corners, draw_points, match, sample_cells, sample_logits, sample_masks
 from eomt.types import QueryLogits, Target
 
 CONFIG = LossConfig(num_points=256)
@@ -149,7 +149,7 @@ def test_samples_equal_grid_sample(size, monkeypatch):
         )
         torch.testing.assert_close(ours, theirs, atol=1e-2, rtol=1e-3)
 
-    cells = sample_cells(maps.detach().flatten(1).T, points[0], size).T
+    cells = sample_cells(maps.detach().flatten(1).T, corners(points[0], size)).T
     expected = functional.grid_sample(maps.detach()[:, None], shared, align_corners=False)[:, 0, :, 0]
     torch.testing.assert_close(cells, expected, atol=1e-4, rtol=0)
 

@@ -48,9 +48,8 @@ def test_mask_is_built_only_when_it_acts() -> None:
     mask = model.attention_mask(logits, 1.0, (4, 4))
     assert mask is not None
     prefix = model.backbone.num_prefix_tokens
-    assert mask.shape == (2, 1, 12 + prefix + 16, 12 + prefix + 16)
-    assert mask[:, :, 12:].all()  # prefix and patches see everything
-    assert mask[:, :, :, : 12 + prefix].all()  # everyone sees queries and prefix
+    assert mask.shape == (2, 1, 12, 12 + prefix + 16)  # rows of queries only: all others see everything
+    assert mask[:, :, :, : 12 + prefix].all()  # queries see queries and prefix
     expected = logits.mask_logits.unflatten(2, (4, 4)).unflatten(4, (4, 4))[:, :, :, 1:3, :, 1:3].mean((3, 5)) > 0
     assert torch.equal(
         mask[:, 0, :12, 12 + prefix :], expected.flatten(2)

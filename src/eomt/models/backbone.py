@@ -8,6 +8,7 @@ LayerScale and weights are timm's.
 
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from timm.models import eva, load_state_dict, vision_transformer
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from eomt.config import ModelConfig
@@ -106,18 +108,53 @@ class Backbone(nn.Module):
         index: int,
         tokens: Float[Tensor, "b n d"],
         rope: Tensor | None,
-        attention_mask: Bool[Tensor, "b 1 n n"] | None = None,
+        attention_mask: Bool[Tensor, "b 1 q n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Run one block; a token attends to those where its row of the mask is True."""
-        options: dict[str, Any] = {"attn_mask": attention_mask}
+        """Run one block; the first q tokens attend to those where their row of the mask is True, others to all."""
+        block = self.blocks[index]
+        options: dict[str, Any] = {"attn_mask": None}
+        if attention_mask is not None:
+            uses_pytorchs = getattr(getattr(block, "attn", None), "fused_attn", False)
+            options["attn_mask"] = FirstRows(attention_mask) if uses_pytorchs else with_all_rows(attention_mask)
         if self.rotary:
             assert rope is not None
             options["rope"] = rope[index] if self.vit.rope_mixed else rope  # mixed: one rotation a block
         if self.gradient_checkpointing and self.training:
-            tokens = checkpoint(self.blocks[index], tokens, use_reentrant=False, **options)
+            tokens = checkpoint(block, tokens, use_reentrant=False, **options)
         else:
-            tokens = self.blocks[index](tokens, **options)
+            tokens = block(tokens, **options)
         return tokens
+
+
+@dataclass(frozen=True, eq=False)
+class FirstRows:
+    """An attention mask of the first tokens only: PyTorch's attention is then computed in two parts.
+
+    All other tokens, most of them, get the faster kernel without a mask; every value stays the same. A block hands
+    the mask on as it is, and PyTorch asks it what to do, as it does the masks of `torch.nn.attention.bias`.
+    """
+
+    rows: Bool[Tensor, "b 1 q n"]
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Attend with the rows, and without a mask. Nothing but attention is to be asked of it."""
+        if function is not functional.scaled_dot_product_attention or kwargs is None:
+            return NotImplemented
+        tokens, *keys_and_values = args
+        rows = kwargs["attn_mask"].rows
+        count = rows.shape[2]
+        masked = function(tokens[:, :, :count], *keys_and_values, **kwargs | {"attn_mask": rows})
+        free = function(tokens[:, :, count:], *keys_and_values, **kwargs | {"attn_mask": None})
+        return torch.cat([masked, free], dim=2)
+
+
+def with_all_rows(mask: Bool[Tensor, "b 1 q n"]) -> Bool[Tensor, "b 1 n n"]:
+    """Add the rows of the other tokens, for blocks that compute attention by themselves."""
+    batch, _, count, tokens = mask.shape
+    return torch.cat([mask, mask.new_ones(batch, 1, tokens - count, tokens)], dim=2)
 
 
 def pixel_statistics(backbone: str) -> dict[str, tuple[float, float, float]]:

@@ -92,7 +92,7 @@ class EoMT(nn.Module):
     @torch.no_grad()
     def attention_mask(
         self, logits: QueryLogits, probability: float, grid: tuple[int, int]
-    ) -> Bool[Tensor, "b 1 n n"] | None:
+    ) -> Bool[Tensor, "b 1 q n"] | None:
         """Let each query see, among the patches, only those inside its mask; None where no query is confined.
 
         Prefix tokens and other queries stay visible, so a query with an empty mask still attends somewhere.
@@ -105,11 +105,9 @@ class EoMT(nn.Module):
         if probability < 1:
             opened = torch.rand(visible.shape[:2], device=visible.device) > probability
             visible |= opened[..., None]
-        batch, num_queries, num_patches = visible.shape
-        count = num_queries + self.backbone.num_prefix_tokens + num_patches
-        mask = visible.new_ones(batch, 1, count, count)
-        mask[:, 0, :num_queries, -num_patches:] = visible
-        return mask
+        batch, num_queries, _ = visible.shape
+        others = visible.new_ones(batch, num_queries, num_queries + self.backbone.num_prefix_tokens)
+        return torch.cat([others, visible], dim=2)[:, None]
 
 
 class ScaleBlock(nn.Module):
@@ -129,10 +127,10 @@ class ScaleBlock(nn.Module):
         """Double height and width."""
         batch, height, width, channels = features.shape
         kernel = self.conv1.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [(2 2 out), in]
-        doubled = functional.linear(features, kernel).view(batch, height, width, 2, 2, channels)
-        doubled = doubled.transpose(2, 3).reshape(batch, 2 * height, 2 * width, channels)
         assert self.conv1.bias is not None
-        doubled = doubled + self.conv1.bias
+        doubled = functional.linear(features, kernel, self.conv1.bias.repeat(4))
+        doubled = doubled.view(batch, height, width, 2, 2, channels).transpose(2, 3)
+        doubled = doubled.reshape(batch, 2 * height, 2 * width, channels)
         mixed = self.conv2(functional.gelu(doubled).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         upscaled: Tensor = self.norm(mixed)
         return upscaled

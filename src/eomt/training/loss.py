@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from eomt.config import LossConfig
 from eomt.training import matching
-from eomt.training.matching import Match
+from eomt.training.matching import Corners, Match
 from eomt.types import QueryLogits, Target
 
 __all__ = ["LossTerms", "amounts", "segmentation_loss"]
@@ -60,6 +61,8 @@ class Candidates(NamedTuple):
     """
 
     points: Float[Tensor, "b p 2"]
+    oversampled: list[Corners]
+    """Where those of each image that are chosen from by uncertainty lie in the maps."""
     values: Float[Tensor, "n p"]
     """Of all images' targets, one image after another."""
     first: list[int]
@@ -86,7 +89,7 @@ def segmentation_loss(
         if divisors is None:
             divisors = amounts(targets, outputs[0].class_logits.shape[1], config).to(device)
         num_masks, class_weight = divisors[0].clamp(min=1), divisors[1].clamp(min=1e-6)
-        candidates = draw_candidates(targets, config, device, generator) if matched else None
+        candidates = draw_candidates(outputs[0], targets, config, generator) if matched else None
         layers = []
         for output, found in zip(outputs, matches.layers, strict=True):
             mask, dice = (
@@ -150,27 +153,31 @@ def mask_terms(
 
 
 def matched_maps(output: QueryLogits, matches: Sequence[Match]) -> Float[Tensor, "k h w"]:
-    """Give the mask logits of the matched queries only, of one image after another, in fp32."""
+    """Give the mask logits of the matched queries only, of one image after another, in fp32.
+
+    Images with fewer of them are filled up: one product for all makes the backward pass write the features'
+    gradient once, instead of image by image and then together.
+    """
     precision = torch.promote_types(output.mask_embeddings.dtype, output.features.dtype)
-    # Unbound once: indexing image by image would make the backward pass add up one whole-batch gradient an image.
-    embeddings = output.mask_embeddings.to(precision).unbind(0)
-    cells = output.features.to(precision).flatten(2).transpose(1, 2).unbind(0)
-    maps = [
-        embedding[found.queries] @ cell.T
-        for embedding, cell, found in zip(embeddings, cells, matches, strict=True)
-    ]
-    return torch.cat(maps).float().view(-1, *output.features.shape[2:])
+    queries = pad_sequence([found.queries for found in matches], batch_first=True)
+    cells = output.features.to(precision).flatten(2).transpose(1, 2)
+    embeddings = output.mask_embeddings.to(precision).gather(1, queries[..., None].expand(-1, -1, cells.shape[2]))
+    maps = (cells @ embeddings.transpose(1, 2)).transpose(1, 2).unbind(0)
+    matched = torch.cat([part[: len(found.queries)] for part, found in zip(maps, matches, strict=True)])
+    return matched.float().view(-1, *output.features.shape[2:])
 
 
 def draw_candidates(
-    targets: Sequence[Target], config: LossConfig, device: torch.device, generator: torch.Generator | None
+    output: QueryLogits, targets: Sequence[Target], config: LossConfig, generator: torch.Generator | None
 ) -> Candidates:
-    """Draw each image's points and sample its target masks there."""
-    count = num_candidates(config) + config.num_points - num_important(config)
-    points = matching.draw_points(len(targets), count, device, generator)
+    """Draw each image's points and sample its target masks there; all layers' maps are like those of `output`."""
+    oversampled = num_candidates(config)
+    count = oversampled + config.num_points - num_important(config)
+    points = matching.draw_points(len(targets), count, output.features.device, generator)
+    around = [matching.corners(where[:oversampled], output.features.shape[2:]) for where in points]
     values = [matching.sample_masks(target.masks, where) for target, where in zip(targets, points, strict=True)]
     first = np.cumsum([0, *map(len, values)])[:-1].tolist()
-    return Candidates(points, torch.cat(values), first)
+    return Candidates(points, around, torch.cat(values), first)
 
 
 def choose_points(
@@ -180,16 +187,15 @@ def choose_points(
 
     `counts` says how many of the maps belong to each image. PointRend section 3.1: a logit near zero is uncertain.
     """
-    oversampled = num_candidates(config)
     certainty = torch.cat(
         [
-            matching.sample_cells(part.flatten(1).T, where[:oversampled], part.shape[1:]).T.contiguous().abs()
-            for part, where in zip(torch.split(maps, list(counts)), candidates.points, strict=True)
+            matching.sample_cells(part.flatten(1).T, around).T.contiguous().abs()
+            for part, around in zip(torch.split(maps, list(counts)), candidates.oversampled, strict=True)
             if len(part)
         ]
     )
     important = smallest(certainty, num_important(config))
-    uniform = torch.arange(oversampled, candidates.points.shape[1], device=maps.device)
+    uniform = torch.arange(num_candidates(config), candidates.points.shape[1], device=maps.device)
     return torch.cat([important, uniform.expand(len(maps), -1)], dim=1)
 
 

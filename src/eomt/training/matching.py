@@ -33,6 +33,13 @@ class Match(NamedTuple):
     targets: Int[Tensor, " k"]
 
 
+class Corners(NamedTuple):
+    """The four pixels around each point, as indices of a flattened map [h w], and their bilinear weights."""
+
+    indices: Int[Tensor, "*p 4"]
+    weights: Float[Tensor, "*p 4"]
+
+
 @dataclass(frozen=True)
 class Matches:
     """The matches of all supervised layers and, within each, of all images."""
@@ -59,8 +66,9 @@ def match(
     with torch.autocast(device.type, enabled=False):
         points = draw_points(len(targets), config.num_points, device, generator)
         values = [sample_masks(target.masks, where) for target, where in zip(targets, points, strict=True)]
+        around = [corners(where, outputs[0].features.shape[2:]) for where in points]  # of one size in all layers
         costs = [
-            image_costs(output, image, target.labels, values[image], points[image], config)
+            image_costs(output, image, target.labels, values[image], around[image], config)
             for output in outputs
             for image, target in enumerate(targets)
         ]
@@ -74,7 +82,7 @@ def image_costs(
     image: int,
     labels: Int[Tensor, " n"],
     values: Float[Tensor, "n p"],
-    points: Float[Tensor, "p 2"],
+    points: Corners,
     config: LossConfig,
 ) -> Float[Tensor, "q n"]:
     """Give the costs of one image in one layer; `values` are the target masks at the points."""
@@ -82,12 +90,11 @@ def image_costs(
     if len(labels) == 0:
         return class_logits.new_zeros(len(class_logits), 0)
     embeddings, cells = output.mask_embeddings[image].float(), output.features[image].flatten(1).T.float()
-    size = output.features.shape[-2:]
     # Sampling and the product with the embeddings are both linear: the smaller of cells and points is multiplied.
-    if len(cells) <= len(points):
-        mask_logits = sample_cells(cells @ embeddings.T, points, size)
+    if len(cells) <= values.shape[1]:
+        mask_logits = sample_cells(cells @ embeddings.T, points)
     else:
-        mask_logits = sample_cells(cells, points, size) @ embeddings.T
+        mask_logits = sample_cells(cells, points) @ embeddings.T
     return pair_costs(class_logits, mask_logits.T, labels, values, config)
 
 
@@ -148,12 +155,10 @@ def draw_points(
     return torch.rand(images, count, 2, device=device, generator=generator)
 
 
-def corners(
-    points: Float[Tensor, "*p 2"], size: Sequence[int]
-) -> tuple[Int[Tensor, "*p 4"], Float[Tensor, "*p 4"]]:
-    """Give the four pixels around each point, as indices of a flattened map [h w], and their bilinear weights."""
+def corners(points: Float[Tensor, "*p 2"], size: Sequence[int]) -> Corners:
+    """Find the four pixels around each point in maps of a size [h w]."""
     height, width = size
-    x, y = (points * points.new_tensor([width, height]) - 0.5).unbind(-1)
+    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
     right_share, bottom_share = x - left, y - top
     indices, weights = [], []
@@ -162,16 +167,15 @@ def corners(
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             indices.append((row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long())
             weights.append(row_weight * column_weight * inside)
-    return torch.stack(indices, -1), torch.stack(weights, -1)
+    return Corners(torch.stack(indices, -1), torch.stack(weights, -1))
 
 
-def sample_cells(
-    cells: Float[Tensor, "hw c"], points: Float[Tensor, "p 2"], size: Sequence[int]
-) -> Float[Tensor, "p c"]:
+def sample_cells(cells: Float[Tensor, "hw c"], points: Corners) -> Float[Tensor, "p c"]:
     """Sample a map in token layout at points that all its channels share."""
-    indices, weights = corners(points, size)
     # A weighted sum of four rows each: several times faster than `grid_sample` with its channels in front.
-    return functional.embedding_bag(indices, cells.contiguous(), mode="sum", per_sample_weights=weights)
+    return functional.embedding_bag(
+        points.indices, cells.contiguous(), mode="sum", per_sample_weights=points.weights
+    )
 
 
 def sample_masks(masks: Bool[Tensor, "n h w"], points: Float[Tensor, "p 2"]) -> Float[Tensor, "n p"]:

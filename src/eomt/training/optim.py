@@ -149,7 +149,8 @@ def block_index(name: str) -> int | None:
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Create AdamW over the model's trained parameters (betas and epsilon as published: the defaults)."""
-    return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, weight_decay=config.weight_decay)
+    groups = parameter_groups(model, config)
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, step: int, total_steps: int, config: OptimConfig) -> None:
