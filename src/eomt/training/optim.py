@@ -148,7 +148,10 @@ def block_index(name: str) -> int | None:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Create AdamW over the model's trained parameters (betas and epsilon as published: the defaults)."""
+    """Create AdamW over the model's trained parameters (betas and epsilon as published: the defaults).
+
+    Fused: a group is one call, and the count of its steps lies on the device as the moments do.
+    """
     groups = parameter_groups(model, config)
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 

@@ -130,7 +130,7 @@ def unpack(
         moments = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
         if moments:
             placed = {key: alike(value, parameter) for key, value in moments.items() if key != "step"}
-            optimizer.state[parameter] = {**placed, "step": moments["step"]}
+            optimizer.state[parameter] = {**placed, "step": moments["step"].to(parameter.device)}
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
