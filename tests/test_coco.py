@@ -57,6 +57,14 @@ def test_the_root_of_roboflow_s_classes_is_no_class(tmp_path):
     assert split.left_out == ("1 category that only groups others and has no annotations (id 0)",)
 
 
+def test_a_class_without_a_name_is_no_root(tmp_path):
+    def change(values: dict[str, Any]) -> None:
+        values["categories"] += [{"id": 90, "supercategory": "none"}, {"id": 91, "name": "cat"}]
+
+    with pytest.raises(DataError, match=r'"name" is None; every category needs one'):
+        one_image(tmp_path, change)
+
+
 def test_a_root_that_some_split_uses_is_a_class_in_all(tmp_path):
     coco.write_roboflow(tmp_path)
     path = tmp_path / "valid/_annotations.coco.json"

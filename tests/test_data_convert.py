@@ -459,6 +459,7 @@ def test_ignored_regions_are_counted(target, tmp_path):
     report = convert(all_of(source), target, tmp_path / "target")
     assert report.lost["ignored regions of no class: left out"] == 1
     assert report.read["train"]["ignored_regions"] == 1
+    assert report.left_out == ("1 class ignored: sky",)
     assert [each.name for each in read(tmp_path / "target")["train"].seen.categories] == ["cat"]
 
 

@@ -734,6 +734,13 @@ def test_a_class_may_be_in_what_cannot_be_read(tmp_path):
     assert kinds(report, r"in nothing of train2017 that can be read; mend its problems \(1\)")
 
 
+def test_a_class_that_is_a_thing_in_one_split_only(tmp_path):
+    coco_panoptic.write(tmp_path)
+    in_list(P.replace("train", "val"), "categories", 2, isthing=1)(tmp_path)
+    words = "classes of val2017 are not those of train2017: road; list the same names, ids and kinds"
+    assert kinds(validate(tmp_path), words) == [("problem", "classes", "")]
+
+
 def test_areas_boxes_and_polygons_without_area_are_noticed_with_their_place(tmp_path):
     coco.write(tmp_path / "coco")
     in_list(T, "annotations", 0, area=500)(tmp_path / "coco")
