@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 from random import Random
 
 import layouts
+from eomt.data.besides import read_besides
 from eomt.data.detect import find_format
-from eomt.data.problems import collecting
+from eomt.data.problems import collecting, strict
 from eomt.data.reader import Split
 from eomt.errors import DataError
 from eomt.types import ANY_CLASS
@@ -78,6 +79,8 @@ def _read_all(folder: Path, format: str | None) -> bool:
 
 def _read_split(split: Split) -> bool:
     assert all(len(words) <= MOST_WORDS for words in split.left_out), "a long message"
+    if not strict():  # converting opens no file in which something is wrong
+        read_besides(split)
     return sum(_tried(lambda: _read_sample(split, index)) for index in range(min(len(split), 4))) > 0  # noqa: B023
 
 

@@ -46,9 +46,14 @@ class Summary:
 
 
 def fuzz(name: str, count: int, seed: int, seconds: float | None, findings: Path) -> Summary:
-    """Do `count` cases of a kind, or as many as the time allows, and save those in which something is wrong."""
-    summary, end = Summary(), None if seconds is None else time.monotonic() + seconds
+    """Do `count` cases of a kind, or as many as the time allows, and save those in which something is wrong.
+
+    The time is counted from the first case on: loading takes longer than many of them.
+    """
+    summary, end = Summary(), None
     for done in _results(name, seed, range(count), None):
+        if seconds is not None and end is None:
+            end = time.monotonic() + seconds
         summary.add(done)
         if done.fault:
             saved = summary.saved.setdefault(done.fault, [])

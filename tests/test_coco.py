@@ -57,6 +57,14 @@ def test_the_root_of_roboflow_s_classes_is_no_class(tmp_path):
     assert split.left_out == ("1 category that only groups others and has no annotations (id 0)",)
 
 
+def test_a_class_without_a_name_is_no_root(tmp_path):
+    def change(values: dict[str, Any]) -> None:
+        values["categories"] += [{"id": 90, "supercategory": "none"}, {"id": 91, "name": "cat"}]
+
+    with pytest.raises(DataError, match=r'"name" is None; every category needs one'):
+        one_image(tmp_path, change)
+
+
 def test_a_root_that_some_split_uses_is_a_class_in_all(tmp_path):
     coco.write_roboflow(tmp_path)
     path = tmp_path / "valid/_annotations.coco.json"
@@ -181,11 +189,11 @@ def twice(list: str) -> Callable[[dict[str, Any]], None]:
         (lambda values: json.dumps(values).replace("5000", "9" * 5000), "annotations[0]: not valid JSON (Exc"),
         (lambda values: json.dumps(values).replace("[{", "[{}, {"), "images[0]: \"id\" is None"),
         (lambda values: json.dumps(values).replace("5000", "[" * 99999), "annotations[0]: not valid JSON (m"),
-        (lambda values: "[" * 99999, "it starts with '[', not with '{'; a COCO file is one object"),
+        (lambda values: "[" * 99999, "the start: not valid JSON ('[' in place of '{')"),
         (lambda values: '{"images": ' + "[" * 99999, "images[0]"),
         (lambda values: '{"images": []}', 'no list "annotations"'),
         (lambda values: "{}", 'no list "images"'),
-        (lambda values: "", "it is empty; a COCO file is one object"),
+        (lambda values: "", "the end of the file in place of '{'"),
         (lambda values: values.update(annotations={}), '"annotations" is {}, not a list'),
         (lambda values: values.update(annotations=None), '"annotations" is null, not a list'),
         (lambda values: values["images"].append(3), "images[1] is 3; expected an object"),

@@ -115,6 +115,8 @@ def test_an_image_of_several_splits_counts_once() -> None:
     val = measured([(8, 8), (2, 2)], [(0, 1, 9, False), (1, 0, 4, False)], (GROUND, CELL), ["a/x.png", "b/y.png"])
     both = together([train, val])
     assert both.files == ("a/x.png", "a/y.png", "b/y.png")
+    lost = replace(val, unreadable=("a/z.png: damaged",))
+    assert figures(together([lost, lost]), "instance").images == 3
     assert [category.name for category in both.categories] == ["cell", "ground"]
     assert both.owners.tolist() == [0, 1, 2]
     assert both.labels.tolist() == [0, 1, 1]  # by its name, not by its place

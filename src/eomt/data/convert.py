@@ -130,7 +130,7 @@ class Report:
     lost: dict[str, int] = field(default_factory=dict)
     """What the layout cannot hold, and how often."""
     left_out: tuple[str, ...] = ()
-    """What the reader passed over, with its counts."""
+    """What the reader, or the class map, passed over, with its counts."""
 
 
 def views(found: Found, names: Iterable[str] = (), class_map: str | Path | None = None) -> dict[str, View]:
@@ -173,7 +173,7 @@ def convert(
     _check_apart(destination, opened)
     categories = _categories(opened)
     splits = _split_names(list(plan), target)
-    report = Report(target, left_out=tuple(text for view in opened for text in view.split.left_out))
+    report = Report(target, left_out=_left_out(opened))
     lost: Counter[str] = Counter({"splits under another name": sum(name != new for name, new in splits.items())})
     counts_first = target == "masks" and sum(category.is_thing for category in categories) > 1
     tick = _ticker(progress, sum(map(len, plan.values())) * (2 if counts_first else 1))
@@ -233,6 +233,13 @@ def _writer(
     if target == "coco-panoptic":
         return CocoPanopticWriter(root, categories)
     return YoloWriter(root, categories) if target == "yolo" else MaskWriter(root, categories, most)
+
+
+def _left_out(opened: Sequence[View]) -> tuple[str, ...]:
+    """List what was passed over in each split, and by the class map, which is one for all."""
+    read = [text for view in opened for text in view.split.left_out]
+    changed = dict.fromkeys(text for view in opened if view.seen is not view.split for text in view.seen.left_out)
+    return (*read, *changed)
 
 
 def _check_apart(destination: Path, opened: Iterable[View]) -> None:

@@ -240,7 +240,7 @@ def together(splits: Sequence[Measured]) -> Measured:
     return Measured(
         categories,
         tuple(text for part in parts for text in part.left_out),
-        tuple(text for part in parts for text in part.unreadable),
+        tuple(dict.fromkeys(text for part in parts for text in part.unreadable)),
         tuple(name for part in parts for name in part.image_ids),
         tuple(name for part in parts for name in part.files),
         tuple(name for part in parts for name in part.annotations),

@@ -242,13 +242,13 @@ def _of_samples(name: str, split: Split, reads: Iterable[_Read]) -> Iterator[Pro
 
 def _unchecked(opened: Iterable[str], unopened: Iterable[str], train: str | None) -> Iterator[Problem]:
     """Say what was not looked at because a split cannot be opened."""
-    others = ", ".join(opened)
+    others = " and ".join(opened)
     for name in unopened:
         message = f"{name} cannot be opened (see its problems): its images and segments were not checked"
         if others:
-            message += f", nor whether it shares images with {others}, or lists the same classes"
+            message += f", nor whether {others} share images with it or list other classes"
         if others and name == train:
-            message += ", nor whether it shows every class that is there to be learnt"
+            message += ", nor whether they show classes that cannot be learnt from it"
         yield Problem("notice", "not checked", name, "", "", f"{message}; mend it and validate again")
 
 
@@ -316,10 +316,12 @@ def _classes(
     first = train if train is not None and train in opened else next(iter(opened))
     categories = opened[first].categories
     for name, split in opened.items():
-        ids, known = ({category.name: category.id for category in some} for some in (split.categories, categories))
-        if ids != known:
-            different = sorted(other for other in ids.keys() | known.keys() if ids.get(other) != known.get(other))
-            message = f"classes of {name} are not those of {first}: {_some(different)}; list the same in both"
+        different = sorted({each[:3] for each in split.categories} ^ {each[:3] for each in categories})
+        if different:
+            words = _some(dict.fromkeys(each[0] for each in different))
+            message = (
+                f"classes of {name} are not those of {first}: {words}; list the same names, ids and kinds in both"
+            )
             yield Problem("problem", "classes", name, "", "", message)
     if train in opened:
         shown = {categories[label].name for label in uses[first]}

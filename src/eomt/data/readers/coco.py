@@ -387,6 +387,7 @@ def _roots(categories: list[Entry], archive: Archive, files: Mapping[str, str]) 
         for id, name, above in named
         if above == "none"
         and isinstance(id, int)
+        and isinstance(name, str)
         and any(group == name and other != id for other, _, group in named)
     }
     if roots:
