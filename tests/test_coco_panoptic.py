@@ -89,7 +89,10 @@ def test_crowds_negatives_and_what_is_passed_over(tmp_path):
     [
         (lambda values: values.pop("images"), 'no list "images"'),
         (lambda values: values["images"].clear(), 'no annotation\'s "image_id" is the id of an image'),
-        (lambda values: values["images"].append(values["images"][0]), "images[1]: two images have the id 1000"),
+        (
+            lambda values: values["images"].append(values["images"][0]),
+            "two images have the id 1000, both street_000003.jpg; list it once",
+        ),
         (lambda values: values["annotations"].append(values["annotations"][0]), "the image has two annotations"),
         (annotation(image_id=None), 'annotations[0]: "image_id" is None'),
         (annotation(file_name="x.png"), "1 of 1 PNGs are not there: annotations/panoptic_val2017/x.png"),

@@ -654,8 +654,8 @@ def test_a_split_that_cannot_be_opened_is_listed_and_what_was_not_compared_is_sa
     assert (val.name, val.images, val.unopened) == ("val2017", 1, "")
     (words,) = [finding.message for finding in report.notices if finding.kind == "not checked"]
     assert "train2017 cannot be opened" in words
-    assert "nor whether val2017 share images with it" in words
-    assert "classes that cannot be learnt" in words
+    assert "nor whether it shares images with val2017, or lists the same classes" in words
+    assert "nor whether it shows every class that is there to be learnt" in words
     assert not [finding for finding in report.findings if finding.kind == "left out"]  # of train
     assert main(["data", "validate", str(tmp_path)]) == 3
     assert "train2017: cannot be opened: annotations/instances_train2017.json: " in capsys.readouterr().out
@@ -779,6 +779,27 @@ def test_processes_find_the_same_in_the_same_order(tmp_path):
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert len(alone.problems) == 2
     assert validate(tmp_path, workers=2) == alone
+
+
+def test_half_a_split_is_told_once_with_its_folder(tmp_path):
+    folder.write(tmp_path)
+    for half, other in (("masks/val", "masks/more"), ("images/train", "images/unmarked")):
+        shutil.copytree(tmp_path / half, tmp_path / other)
+    report = validate(tmp_path)
+    assert kinds(report, r"masks/more: masks \(1\), but images/more has no images") == [
+        ("problem", "entries", "masks/more/street_000003.png")
+    ]
+    assert [(severity, kind) for severity, kind, _ in kinds(report, r"images/unmarked: images \(2\) without")] == [
+        ("notice", "entries")
+    ]
+    assert len(report.problems) == 1
+
+
+def test_what_no_layout_fits_is_a_list_to_read(tmp_path, capsys):
+    assert main(["data", "validate", str(tmp_path)]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("it is empty. What each of them lacks first:")
+    assert "    instance-folder  no folder of masks for each image, masks/SPLIT/ID/*.png" in lines
 
 
 def test_what_is_no_data_set(tmp_path):

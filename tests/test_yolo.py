@@ -184,7 +184,7 @@ def test_the_yaml_file_makes_no_objects(tmp_path):
     [
         ({"images/x.png": "", "labels/x.txt": BOX}, "data.yaml"),
         ({"data.yaml": "title: something else"}, "names and train or val in data.yaml"),
-        ({"data.yaml": "]"}, "a data.yaml that can be read"),
+        ({"data.yaml": "]"}, "data.yaml that can be read"),
     ],
 )
 def test_what_is_another_layout(tmp_path, files, missing):

@@ -95,7 +95,8 @@ def _list(report: "Report", most: int) -> None:
         for (split_name, kind), group in _grouped(findings).items():
             print(printable(f"\n{split_name or 'all splits'}, {kind}: {counted(len(group), title)}".lstrip("\n")))
             for finding in group[:most]:
-                print(f"  {printable(_short(finding.message, report))}")
+                for number, line in enumerate(_short(finding.message, report).splitlines()):
+                    print(f"  {'  ' if number else ''}{printable(line)}")
             if len(group) > most:
                 print(f"  ... and {len(group) - most} more (--show, --json)")
     files = len({finding.file for finding in report.problems if finding.file})

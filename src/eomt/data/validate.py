@@ -242,13 +242,13 @@ def _of_samples(name: str, split: Split, reads: Iterable[_Read]) -> Iterator[Pro
 
 def _unchecked(opened: Iterable[str], unopened: Iterable[str], train: str | None) -> Iterator[Problem]:
     """Say what was not looked at because a split cannot be opened."""
-    others = " and ".join(opened)
+    others = ", ".join(opened)
     for name in unopened:
         message = f"{name} cannot be opened (see its problems): its images and segments were not checked"
         if others:
-            message += f", nor whether {others} share images with it or list other classes"
+            message += f", nor whether it shares images with {others}, or lists the same classes"
         if others and name == train:
-            message += ", nor whether they show classes that cannot be learnt from it"
+            message += ", nor whether it shows every class that is there to be learnt"
         yield Problem("notice", "not checked", name, "", "", f"{message}; mend it and validate again")
 
 

@@ -122,7 +122,9 @@ def _members(text: str, where: str, found: set[str], head: dict[str, Any]) -> It
     here = _skip(text, 0)
     if text[here : here + 2] == "{}":
         return
-    _expect(text, here, "{", "the start", where)
+    if text[here : here + 1] != "{":
+        found = f"starts with {text[here]!r}, not with '{{'" if here < len(text) else "is empty"
+        raise DataError(f"{where}: it {found}; a COCO file is one object of images, annotations, categories")
     sign, here = ",", here + 1
     while sign == ",":
         member, here = _value(text, _skip(text, here), "the outermost object", where)
@@ -219,10 +221,10 @@ def add_picture(pictures: dict[int | str, Picture], entry: Entry, where: str) ->
     picture = _picture(entry, where)
     if picture.id in pictures:
         other = pictures[picture.id].file_name
-        raise DataError(
-            f"{where}: {entry.place}: two images have the id {picture.id!r}, {other} and {picture.file_name}; "
-            "number them anew"
-        )
+        words = f"{where}: {entry.place}: two images have the id {picture.id!r}"
+        if other == picture.file_name:
+            raise DataError(f"{words}, both {other}; list it once")
+        raise DataError(f"{words}, {other} and {picture.file_name}; number them anew")
     pictures[picture.id] = picture
 
 

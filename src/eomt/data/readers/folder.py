@@ -36,7 +36,7 @@ tells categories by their `color`; `"void": [0, 255]` (or `[[0, 0, 0]]`, of colo
 of the above, `"label_divisor": 1000`. `mask_code` reads all of this.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -49,7 +49,7 @@ from eomt.categories import Category, distinct_color
 from eomt.data.archive import Archive
 from eomt.data.files import image_ids
 from eomt.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, LabelMap, mask_kind, read_color_map, read_label_map
-from eomt.data.problems import at_once, each, of_file, strict, tell
+from eomt.data.problems import Remark, at_once, each, of_file, strict, tell
 from eomt.data.reader import Format, Item, Split
 from eomt.data.readers.mask_code import MaskCode, category_file, parse_code, read_categories, read_code
 from eomt.errors import DataError
@@ -102,6 +102,8 @@ def _open(archive: Archive, split: str) -> Split:
     if split not in places:
         raise DataError(f"{archive.path}: no split {split!r}; it has {', '.join(sorted(places))}")
     place = places[split]
+    if strict() and place.images == f"images/{split}":
+        _tell_halves(archive, places)
     if place.classes:
         file: str | None = place.classes
         with of_file(place.classes):
@@ -191,6 +193,24 @@ def _places(archive: Archive) -> dict[str, _Place]:
         if full:
             return full
     return next(filter(None, layouts), {})
+
+
+def _tell_halves(archive: Archive, places: Container[str]) -> None:
+    """Tell of folders of masks without images, and of images without masks, which make no split."""
+    halves: dict[tuple[str, str], list[str]] = {}
+    for name in archive.names():
+        first, _, rest = name.partition("/")
+        second, deeper, _ = rest.partition("/")
+        if deeper and second not in places and _suffix(name) in IMAGE_SUFFIXES:
+            halves.setdefault((first, second), []).append(name)
+    for (first, second), names in halves.items():
+        where = f"{archive.where(f'{first}/{second}')}: "
+        if first in _MASK_FOLDERS:
+            words = f"{where}masks ({len(names)}), but images/{second} has no images; add them, or remove these"
+            tell(DataError(words, file=names[0]))
+        elif first == "images":
+            words = f"{where}images ({len(names)}) without masks in masks/{second}: no split"
+            tell(Remark(words, file=names[0]))
 
 
 def _suffix(name: str) -> str:

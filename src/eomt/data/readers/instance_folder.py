@@ -250,7 +250,7 @@ def _belongs(found: _Found, name: str) -> bool:
 
 
 def _missing(archive: Archive) -> str | None:
-    return None if _find(archive) else "a folder of masks for each image, masks/SPLIT/ID/*.png"
+    return None if _find(archive) else "folder of masks for each image, masks/SPLIT/ID/*.png"
 
 
 FORMAT = Format(

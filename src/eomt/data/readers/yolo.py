@@ -458,7 +458,7 @@ def _missing(archive: Archive) -> str | None:
             return "data.yaml"
         configs = [_parse(archive, file) for file in files]
     except DataError:
-        return "a data.yaml that can be read"
+        return "data.yaml that can be read"
     return None if any(map(_is_config, configs)) else "names and train or val in data.yaml"
 
 
