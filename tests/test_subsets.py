@@ -188,6 +188,8 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert sum(counts["images"] for counts in said["written"].values()) == 4
     assert said["classes_not_shown"] == []
     assert find_format(tmp_path / "few").format.name == "yolo"
+    assert main(["data", "sample", source, str(tmp_path / "all"), "--images", "13"]) == 0
+    assert "--images 13: there are no more than 12 images; all were taken" in capsys.readouterr().err
     assert main(["data", "sample", source, str(tmp_path / "none"), "--images", "1"]) == 2
     assert main(["data", "split", source, str(tmp_path / "none"), "--val", "2"]) == 2
     assert not (tmp_path / "none").exists()

@@ -91,7 +91,7 @@ def test_the_commands_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for action in (["split", "--val", "0.4"], ["sample", "--images", "3"]):
         assert main(["data", action[0], str(source), str(tmp_path / action[0]), *action[1:]]) == 0
         said = capsys.readouterr().err
-        assert "1 images are in several splits, with the same segments: taken once" in said
+        assert "1 image in several splits, with the same segments: taken once" in said
     assert main(["data", "split", str(source), str(tmp_path / "json"), "--val", "0.4", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["repeated"], said["duplicates"]) == (1, 1)

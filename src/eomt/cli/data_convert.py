@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from eomt.cli.console import log_lines, note, print_json, print_table, printable, progress
+from eomt.cli.console import counted, log_lines, note, print_json, print_table, printable, progress
 from eomt.cli.options import Switch, parse
 from eomt.errors import ConfigError
 
@@ -133,7 +133,8 @@ def print_report(report: "Report", format: str, destination: Path) -> None:
         note(f"not read: {text}")
     for what, count in report.lost.items():
         note(f"not kept: {count} {what}")
-    print(f"{printable(destination)}: {sum(each['images'] for each in report.written.values())} images")
+    images = sum(each["images"] for each in report.written.values())
+    print(f"{printable(destination)}: {counted(images, 'image')}")
 
 
 _COLUMNS = {

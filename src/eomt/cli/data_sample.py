@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eomt.cli.console import note, print_json, progress
+from eomt.cli.console import counted, note, print_json, progress
 from eomt.cli.data_convert import (
     ClassMap,
     Destination,
@@ -81,6 +81,9 @@ def run(arguments: Sequence[str]) -> int:
     if options.by_class:
         print_classes(classes)
     print_report(report, found.format.name, options.destination)
+    if len(seen.images) < options.images:
+        there = counted(len(seen.images), "image")
+        note(f"--images {options.images}: there are no more than {there}; all were taken")
     if absent:
         note(f"not shown by any of these images: {', '.join(absent)}; take more (--images)")
     return 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from eomt.cli.console import log_lines, note, print_json, print_table, progress
+from eomt.cli.console import counted, log_lines, note, print_json, print_table, progress
 from eomt.cli.data_convert import (
     ClassMap,
     Destination,
@@ -125,7 +125,7 @@ def look(options: "SplitArguments | SampleArguments") -> "tuple[Found, Mapping[s
     with progress("look") as show:
         seen = survey(opened, show)
     if seen.repeated:
-        note(f"{seen.repeated} images are in several splits, with the same segments: taken once")
+        note(f"{counted(seen.repeated, 'image')} in several splits, with the same segments: taken once")
     return found, opened, seen
 
 

@@ -123,8 +123,8 @@ def _members(text: str, where: str, found: set[str], head: dict[str, Any]) -> It
     if text[here : here + 2] == "{}":
         return
     if text[here : here + 1] != "{":
-        found = f"starts with {text[here]!r}, not with '{{'" if here < len(text) else "is empty"
-        raise DataError(f"{where}: it {found}; a COCO file is one object of images, annotations, categories")
+        begins = f"starts with {text[here]!r}, not with '{{'" if here < len(text) else "is empty"
+        raise DataError(f"{where}: it {begins}; a COCO file is one object of images, annotations, categories")
     sign, here = ",", here + 1
     while sign == ",":
         member, here = _value(text, _skip(text, here), "the outermost object", where)
