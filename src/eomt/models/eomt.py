@@ -131,6 +131,8 @@ class ScaleBlock(nn.Module):
         doubled = functional.linear(features, kernel, self.conv1.bias.repeat(4))
         doubled = doubled.view(batch, height, width, 2, 2, channels).transpose(2, 3)
         doubled = doubled.reshape(batch, 2 * height, 2 * width, channels)
-        mixed = self.conv2(functional.gelu(doubled).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        kernel = self.conv2.weight.flatten(1).view_as(self.conv2.weight)  # its gradient gets its strides: for DDP
+        mixed = functional.conv2d(functional.gelu(doubled).permute(0, 3, 1, 2), kernel, padding=1, groups=channels)
+        mixed = mixed.permute(0, 2, 3, 1)
         upscaled: Tensor = self.norm(mixed)
         return upscaled
