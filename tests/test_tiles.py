@@ -165,3 +165,15 @@ def test_tiles_without_segments() -> None:
     empty = join([tile((20, 20)), tile((20, 20))], [LEFT, RIGHT], (20, 35), Thresholds())
     assert len(empty.labels) == 0
     assert empty.size == (20, 35)
+
+
+def test_in_a_map_what_one_tile_leaves_void_another_may_fill() -> None:
+    """The border between the cores is column 17: the right tile alone sees the object, from column 16 on."""
+    left, right = np.zeros((20, 20), dtype=np.int32), np.zeros((20, 20), dtype=np.int32)
+    right[5:10, 1:9] = 1
+    left[5:6, 17:19] = 1  # a piece that agrees on too little: dropped, and then void
+    tiles = [Prediction(IdMap(ids, 1), np.array([0]), np.array([0.5]), CATEGORIES) for ids in (left, right)]
+    joined = join(tiles, [LEFT, RIGHT], (20, 35), Thresholds())
+    wanted = np.zeros((20, 35), dtype=bool)
+    wanted[5:10, 16:24] = True
+    assert (joined[[s.area for s in joined].index(40)].mask == wanted).all()

@@ -65,9 +65,10 @@ def join(
 
     Things of one class are joined where two tiles agree; all stuff of a class becomes one segment, and without
     `objects` all things of one too. Each pixel of a segment is decided by that tile, of those which know the
-    segment, in which it lies deepest. A segment of one tile only that lies mostly where another sees better is
-    dropped: most are cut off by the tile's border. Scores are means, weighted by pixels. Where masks may overlap,
-    the `thresholds.max_detections` best segments come in order of falling score.
+    segment, in which it lies deepest; in a map, by the deepest that says anything of the pixel. A segment of one
+    tile only that lies mostly where another sees better is dropped: most are cut off by the tile's border. Scores
+    are means, weighted by pixels. Where masks may overlap, the `thresholds.max_detections` best segments come in
+    order of falling score.
     """
     if len(tiles) == 1:
         return tiles[0]
@@ -234,7 +235,7 @@ def _joined_maps(
     groups: Sequence[Group],
     size: tuple[int, int],
 ) -> Prediction:
-    """Join disjoint masks: each pixel is what the tile says in whose core it lies."""
+    """Join disjoint masks: a pixel is what that tile says in whose core it lies, or else what any other says."""
     ids = np.zeros(size, dtype=np.int32)
     tables = [np.zeros(len(tile) + 1, dtype=np.int32) for tile in tiles]
     for number, group in enumerate(groups, 1):
@@ -247,12 +248,16 @@ def _joined_maps(
         areas.append(np.bincount(inside.ravel(), minlength=len(table)))
         place = slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
         ids[place] = table[inside]
+    for tile, (top, left, height, width), table in zip(tiles, windows, tables, strict=True):
+        assert isinstance(tile.masks, IdMap)
+        shown = ids[top : top + height, left : left + width]
+        np.copyto(shown, table[tile.masks.ids], where=shown == 0)
 
-    shown = [[int(areas[piece.tile][piece.place + 1]) for piece in group] for group in groups]
-    present = [number for number, pixels in enumerate(shown) if any(pixels)]
+    weights = [[int(areas[piece.tile][piece.place + 1]) for piece in group] for group in groups]
+    present = [number for number, pixels in enumerate(weights) if any(pixels)]
     return Prediction(
         IdMap(ids, len(groups)).select(present),
         np.array([groups[number][0].label for number in present], dtype=np.int64),
-        np.array([np.average([piece.score for piece in groups[n]], weights=shown[n]) for n in present]),
+        np.array([np.average([piece.score for piece in groups[n]], weights=weights[n]) for n in present]),
         tiles[0].categories,
     )
