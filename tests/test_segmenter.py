@@ -145,6 +145,8 @@ def test_the_models_own_zoom(segmenter: Segmenter, monkeypatch) -> None:
     segmenter.predict(picture(64, 100))
     segmenter.predict(picture(64, 100), zoom=0.0)
     assert counts == [2, 1]
+    segmenter.segment([torch.from_numpy(picture(64, 100)).permute(2, 0, 1)], list(TASKS))
+    assert counts == [2, 1, 2]  # one look for all tasks
     with pytest.raises(ConfigError, match="zoom 20: a view of 64 x 64"):
         segmenter.predict(picture(64, 100), zoom=20.0)
 

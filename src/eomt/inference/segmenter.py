@@ -20,7 +20,7 @@ from eomt.config import Precision, TaskName, Thresholds
 from eomt.data.images import read_image
 from eomt.devices import choose_device, choose_precision
 from eomt.errors import ConfigError
-from eomt.inference.geometry import Tiling, plan, split
+from eomt.inference.geometry import Fit, Tiling, plan, split
 from eomt.inference.tiles import lay
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
@@ -167,6 +167,9 @@ class Segmenter:
         """Do several tasks on each image, with one look where they share a fit."""
         view, limits = image_size or self.info.model.image_size, thresholds or self.thresholds
         zoom = self.info.model.zoom if zoom is None else zoom
+        fits: dict[TaskName, Fit] = {
+            task: "contain" if zoom else TASKS[task].fit for task in tasks
+        }  # a tile is one view in any fit
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         windows = [lay(size, view, zoom) if zoom else [(0, 0, *size)] for size in sizes]
         found: list[dict[TaskName, list[Prediction]]] = [{task: [] for task in tasks} for _ in images]
@@ -174,12 +177,12 @@ class Segmenter:
         for start in range(0, len(tiles), batch_size):
             part = tiles[start : start + batch_size]
             shown = [images[number][:, y : y + h, x : x + w] for number, (y, x, h, w) in part]
-            for fit in dict.fromkeys(TASKS[task].fit for task in tasks):
+            for fit in dict.fromkeys(fits.values()):
                 seen = self.look(
                     shown, fit, image_size=view, zoom=zoom, precision=precision, batch_size=batch_size
                 )
                 for (number, _), (logits, tiling) in zip(part, seen, strict=True):
-                    for task in (task for task in tasks if TASKS[task].fit == fit):
+                    for task in (task for task in tasks if fits[task] == fit):
                         found[number][task].append(TASKS[task].decode(logits, tiling, self.categories, limits))
         return [
             {task: TASKS[task].join(parts, own, size, limits) for task, parts in each.items()}
