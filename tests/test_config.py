@@ -41,6 +41,7 @@ def test_fields_left_out_keep_their_defaults_and_whole_numbers_become_fractions(
         ({"epochs": False}, r"recipe\.json\.epochs: false is not float"),
         ({"steps": "many"}, r'recipe\.json\.steps: "many" is not int'),
         ({"epochs": 10**400}, r"recipe\.json\.epochs: 10{79} is not float"),
+        ({"data": {"micro_batch": "all"}}, r'data\.micro_batch: "all" is not int or one of auto'),
         ({"epochs": None}, r"recipe\.json\.epochs: null is not float"),
         ({"model": {"image_size": [640]}}, r"recipe\.json\.model\.image_size: \[640\] is not tuple\[int, int\]"),
         ({"model": {"image_size": [640, "w"]}}, r'recipe\.json\.model\.image_size\[1\]: "w" is not int'),

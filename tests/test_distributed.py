@@ -1,14 +1,16 @@
-"""Two processes on one machine (gloo) train as one process with two micro-batches does, stop together, recover.
+"""Several processes on one machine (gloo) train as one does with micro-batches, stop together, recover.
 
 Tolerance: 1e-5 of each figure, over 20 steps. Measured: no difference; with the model spread over both, 6e-7.
 """
 
 import json
 import os
+import re
 import runpy
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ SETTINGS = (
 )
 TWENTY = [*SETTINGS.split(), "--steps", "20", "--evaluate-every", "1"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-TWO = "torch.distributed.run --nproc-per-node 2 -m"
+TWO = "-m torch.distributed.run --nproc-per-node 2"
 """The documented command, torchrun."""
 NAMES = ("loss", "mask", "dice", "class", "grad_norm", "AP", "AP50")
 SIGNALLED = """
@@ -41,14 +43,33 @@ loop.{name} = signalled
 sys.exit(main(sys.argv[1:]))
 """
 """Training that gets a signal when it does something for the second time."""
+SHORT_OF_MEMORY = """
+import os, sys, torch
+from eomt.cli import main
+from eomt.training import loop
+before = loop.segmentation_loss
+def limited(outputs, targets, *rest):
+    if os.environ["RANK"] == "1" and len(targets) > 1:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return before(outputs, targets, *rest)
+loop.segmentation_loss = limited
+sys.exit(main(sys.argv[1:]))
+"""
+"""Training where one process has memory for one image at once only."""
 
 
-def train(*arguments: str | Path, launcher: str = "") -> str:
+def train(*arguments: str | Path, launcher: str = "", program: Sequence[str | Path] = ("-m", "eomt")) -> str:
     """Train in one process, or in those of a launcher; give what is said."""
-    command = [sys.executable, "-m", *launcher.split(), "eomt", "train", *map(str, arguments)]
+    said, code = trained(*arguments, launcher=launcher, program=program)
+    assert code == 0, said
+    return said
+
+
+def trained(*arguments: str | Path, launcher: str, program: Sequence[str | Path]) -> tuple[str, int]:
+    """Train to whatever end; give what is said, and the exit code."""
+    command = [sys.executable, *launcher.split(), *map(str, program), "train", *map(str, arguments)]
     ended = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr, ended.returncode
 
 
 def assert_alike(one: Path, other: Path) -> None:
@@ -81,6 +102,30 @@ def test_two_processes_are_one_with_two_micro_batches(whole: Path, shapes: Path,
     assert said.count("Final figures") == 1
     assert "Warning" not in said
     assert_alike(whole, tmp_path / "two")
+
+
+def test_a_batch_that_cannot_be_halved_and_memory_that_one_process_lacks(shapes: Path, tmp_path: Path) -> None:
+    """Five images are three and two; the process of two has memory for one: both take them one by one."""
+    options = [*SETTINGS.split(), "--data", shapes, "--data.batch-size", "5", "--steps", "5"]
+    train(*options, "--out", tmp_path / "one", "--data.micro-batch", "1")
+    program = tmp_path / "short_of_memory.py"
+    program.write_text(SHORT_OF_MEMORY)
+    short = {"launcher": TWO, "program": [program]}
+    said = train(*options, "--out", tmp_path / "two", "--data.micro-batch", "3", **short)
+    halved = [line for line in said.splitlines() if "memory does not suffice" in line]
+    assert [re.findall(r"for (\d) images at once; .* it is (\d) at once", line) for line in halved] == [
+        [("3", "2")],
+        [("2", "1")],
+    ]
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+    said = train(*options, "--out", tmp_path / "measured", "--data.micro-batch", "auto", **short)
+    assert "micro-batch 1 of 3 images a process" in said  # the least of both
+    assert_alike(tmp_path / "one", tmp_path / "measured")
+
+    said, code = trained(*options, "--out", tmp_path / "spread", "--data.micro-batch", "3", "--shard", **short)
+    assert code != 0
+    assert "memory does not suffice: CUDA out of memory" in said
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import eomt.machine
 from eomt import doctor
 from eomt.cli import main
 from eomt.cli.doctor import DoctorArguments
@@ -32,8 +33,8 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine whose system tells nothing: files are added under /proc and /sys/fs/cgroup."""
-    monkeypatch.setattr(doctor, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(doctor, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(eomt.machine, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(eomt.machine, "CGROUPS", tmp_path / "cgroup")
 
     def add(name: str, text: str) -> None:
         path = tmp_path / name

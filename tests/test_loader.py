@@ -18,6 +18,7 @@ from eomt.config import AugmentConfig, DataConfig, ModelConfig, Recipe
 from eomt.data.loader import Subset, collate, cut_validation, steps_per_epoch, train_loader
 from eomt.errors import ConfigError, DataError, ResourceError
 from eomt.masks import IdMap
+from eomt.training.micro_batches import joined
 from eomt.types import Batch, Sample, Segments, Target
 
 
@@ -98,6 +99,27 @@ def test_devices_share_a_batch():
     assert torch.equal(parts[1].images, whole.images[2:])
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "micro_batch", "sizes"),
+    [
+        (5, 1, 2, [[2, 2, 1]]),
+        (5, 1, 8, [[5]]),
+        (5, 2, None, [[3], [2]]),
+        (7, 3, 2, [[2, 1], [2], [2]]),
+    ],
+)
+def test_any_batch_is_shared(batch_size, processes, micro_batch, sizes):
+    """Nothing has to divide anything: together the processes see the batch, in order."""
+    whole = take(train_loader(Stripes(10), recipe(batch_size)), 1)[0]
+    parts = []
+    for rank, lengths in enumerate(sizes):
+        batches = train_loader(Stripes(10), recipe(batch_size, micro_batch), rank=rank, world_size=processes)
+        taken = take(batches, len(lengths))
+        assert [len(part.targets) for part in taken] == lengths
+        parts += taken
+    assert equal([whole], [joined(parts)])
+
+
 def test_an_epoch_sees_each_image_once_but_for_the_last_incomplete_batch():
     assert steps_per_epoch(10, 4) == 2
     batches = take(train_loader(Stripes(10), recipe()), 20)
@@ -164,14 +186,11 @@ def test_closing_ends_the_workers():
     ("data", "world_size", "words"),
     [
         (DataConfig(batch_size=0), 1, "batch_size is 0"),
-        (DataConfig(batch_size=4), 3, "multiple of the 3 devices"),
-        (DataConfig(batch_size=4, micro_batch=3), 1, "micro_batch is 3; use a divisor of the 4"),
-        (DataConfig(batch_size=4, micro_batch=4), 2, "micro_batch is 4; use a divisor of the 2"),
-        (DataConfig(batch_size=4, micro_batch=0), 1, "micro_batch is 0"),
+        (DataConfig(batch_size=2), 3, "batch_size is 2.*; use 3 or more, one for each process"),
         (DataConfig(workers=-1), 1, "workers is -1"),
     ],
 )
-def test_sizes_that_do_not_divide_are_told_before_the_first_batch(data, world_size, words):
+def test_sizes_that_cannot_be_are_told_before_the_first_batch(data, world_size, words):
     with pytest.raises(ConfigError, match=words):
         train_loader(Stripes(8), replace(recipe(), data=data), world_size=world_size)
 

@@ -21,7 +21,7 @@ from eomt.inference.segmenter import Segmenter
 from eomt.models.eomt import EoMT
 from eomt.training import loop
 from eomt.training.loop import train
-from eomt.training.setup import build
+from eomt.training.setup import build, check_shares
 from eomt.training.stop import Stopped
 from eomt.types import Category, Sample, Segments
 from layouts import coco_panoptic
@@ -119,19 +119,20 @@ class Uneven:
 
 
 def test_accumulation_equals_one_batch(shapes: Path, tmp_path: Path) -> None:
-    """Masks count alike in micro-batches with objects and without: one image at a time gives the batch's terms.
+    """Masks count alike in micro-batches with objects and without, of one size or of several.
 
     The first step only, before weights have moved; points are drawn by chance, which 2 % are left for.
     """
     rows = []
-    for micro in (4, 1):
+    for micro in (4, 1, 3):
         data = DataConfig(batch_size=4, micro_batch=micro, workers=0)
         optim = OptimConfig(lr=1e-3, masked_attention="never")
         changes = {"data": data, "optim": optim, "loss": LossConfig(num_points=4096), "steps": 1}
         train(recipe(shapes, **changes), tmp_path / str(micro), Uneven(shapes), OneImage(shapes))
         rows.append(json.loads((tmp_path / str(micro) / "metrics.jsonl").read_text().splitlines()[0]))
-    assert rows[1]["mask"] == pytest.approx(rows[0]["mask"], rel=0.02)
-    assert rows[1]["dice"] == pytest.approx(rows[0]["dice"], rel=0.02)
+    for row in rows[1:]:
+        assert row["mask"] == pytest.approx(rows[0]["mask"], rel=0.02)
+        assert row["dice"] == pytest.approx(rows[0]["dice"], rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +334,11 @@ def test_better(figure: float, best: float, expected: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"data": DataConfig(batch_size=4, micro_batch=3)}, ConfigError, "not a multiple of the micro-batch, 3"),
+        (
+            {"data": DataConfig(batch_size=4, micro_batch=0)},
+            ConfigError,
+            "micro_batch 0: at least 1 image, or auto",
+        ),
         ({"steps": 0}, ConfigError, "steps 0: at least 1"),
         ({"steps": None, "epochs": 0.0}, ConfigError, "epochs 0.0: more than 0"),
         ({"evaluate_every": 0.0}, ConfigError, "evaluate_every"),
@@ -394,3 +399,26 @@ def test_a_run_on_another_layout_with_a_class_map(tmp_path: Path) -> None:
     assert "PQ" in result.metrics
     written = from_json(Recipe, json.loads((tmp_path / "run" / "recipe.json").read_text()))
     assert (written.task, written.data) == ("panoptic", data)
+
+
+@pytest.mark.parametrize(
+    ("data", "processes", "words"),
+    [
+        (DataConfig(batch_size=5, micro_batch=3), 2, None),  # 3 and 2
+        (DataConfig(batch_size=5), 2, None),
+        (DataConfig(batch_size=5, micro_batch=2), 1, None),
+        (DataConfig(batch_size=4, micro_batch="auto"), 1, None),
+        (DataConfig(batch_size=5, micro_batch=2), 2, "some have one more than others"),  # 2 and 1, 2
+        (DataConfig(batch_size=4, micro_batch="auto"), 2, "not with --shard"),
+        (DataConfig(batch_size=1), 2, "use 2 or more"),
+    ],
+)
+def test_processes_that_share_out_the_model_pass_alike(
+    data: DataConfig, processes: int, words: str | None
+) -> None:
+    asked = replace(recipe(Path("data")), data=data, shard=True)
+    if words is None:
+        check_shares(asked, processes)
+        return
+    with pytest.raises(ConfigError, match=words):
+        check_shares(asked, processes)

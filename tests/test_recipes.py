@@ -29,6 +29,7 @@ from eomt.recipes import (
     RECIPES,
     ade20k_semantic_large_512_dinov3,
     coco_panoptic_large_640_dinov3,
+    with_batch_size,
 )
 from eomt.tasks import TASKS
 from eomt.training.optim import layer_scale
@@ -262,6 +263,31 @@ def test_what_is_left_open_is_shown_settled(options, setting, settled, capsys):
     assert re.search(rf"^{re.escape(setting)} +None \({settled}\) ", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("options", "rate", "origin"),
+    [
+        ("small", 1e-4, "default"),
+        ("small --data.batch-size 4", 5e-5, "data.batch_size, by its square root"),
+        ("small --data.batch-size 64", 2e-4, "data.batch_size, by its square root"),
+        ("small --data.batch-size 4 --optim.lr 1e-4", 1e-4, "command line"),  # said, though it is the recipe's
+        ("nuclei", 2e-4, "recipe nuclei"),  # its own batch is 4
+        ("nuclei --data.batch-size 16", 4e-4, "data.batch_size, by its square root"),
+    ],
+)
+def test_the_learning_rate_follows_the_batch(options, rate, origin, capsys):
+    facts = shown(["config", "show", *options.split()], capsys)["settings"]["optim.lr"]
+    assert facts == {"value": pytest.approx(rate), "origin": origin}
+
+
+def test_the_learning_rate_follows_the_batch_in_training(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("eomt.cli.train._complete", lambda options: asked.append(options.settings) or 1 / 0)
+    for options in ("--data.batch-size 4", "--data.batch-size 4 --optim.lr 1e-4", "--data.batch-size 0"):
+        assert main(["train", "small", "--data", "x", "--out", "y", *options.split()]) == 1
+    assert [recipe.optim.lr for recipe in asked] == [5e-5, 1e-4, 1e-4]
+    assert asked[0] == with_batch_size(RECIPES["small"](), 4)
+
+
 def test_what_is_given_settles_itself(capsys):
     settings = shown(["config", "show", "small", "--augment.fit", "cover", "--steps", "9"], capsys)["settings"]
     assert settings["augment.fit"] == {"value": "cover", "origin": "command line"}
@@ -282,6 +308,13 @@ def optional(part: type, section: str = "") -> set[str]:
         elif type(None) in get_args(hint):
             names.add(section + name)
     return names
+
+
+def test_a_measured_micro_batch_is_a_setting(capsys):
+    facts = shown(["config", "show", "small", "--data.micro-batch", "auto"], capsys)["settings"][
+        "data.micro_batch"
+    ]
+    assert facts == {"value": "auto", "origin": "command line"}
 
 
 def test_a_recipe_file_is_a_recipe(tmp_path, monkeypatch):

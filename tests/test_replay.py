@@ -186,7 +186,7 @@ def test_damaged_captures(tmp_path: Path, damage: str, capsys) -> None:
     if damage != "no folder":
         folder.mkdir(parents=True)
     if damage in ("junk", "no tensors", "cut"):
-        (folder / "rank-0.json").write_text("[]" if damage == "junk" else '{"format": 1, "step": 3}')
+        (folder / "rank-0.json").write_text("[]" if damage == "junk" else '{"format": 2, "step": 3}')
     if damage == "cut":
         (folder / "rank-0.safetensors").write_bytes(b"\x00\x01")
     assert cli.main(["debug", "replay", str(tmp_path / "run")]) == 3

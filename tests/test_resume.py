@@ -160,6 +160,19 @@ def test_states_of_the_first_format_are_read(tmp_path: Path) -> None:
     assert found[1] == {"step": 3}
 
 
+def test_states_that_do_not_tell_the_micro_batch_are_gone_on_from(whole, shapes, tmp_path) -> None:
+    """Earlier ones did not."""
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(max((tmp_path / "run" / "states").iterdir()))
+    found = state.newest(tmp_path / "run")
+    assert found is not None
+    values = found[1]
+    assert values.pop("micro_batch") == {"asked": 2, "held": 2}
+    state.save(tmp_path / "run", values["step"], found[0], values)
+    train(recipe(shapes), tmp_path / "run", resume=True)
+    assert_same_run(whole, tmp_path / "run")
+
+
 def test_damaged_states_do_not_count_among_those_kept(tmp_path: Path) -> None:
     for step in (3, 6):
         state.save(tmp_path, step, {"model.a": torch.ones(3)}, {"step": step})

@@ -3,6 +3,7 @@
 A recipe is complete: what it says is what runs. It is saved as JSON beside the weights; no value names code.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -112,8 +113,10 @@ class DataConfig:
     """Share of the training split that is held out where there is no validation split."""
     batch_size: int = 16
     """Images an optimiser step, over all devices and micro-batches."""
-    micro_batch: int | None = None
-    """Images that go through the model at once; gradients are accumulated up to `batch_size`. None: all."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Images that go through the model at once, on each device; gradients are accumulated up to `batch_size`.
+    None: all; auto: as many as memory holds, which is measured before training. Where memory runs out while
+    training, half as many."""
     workers: int = 2
     """Processes that read and augment samples; 0 does it in the main process."""
     format: str | None = None
@@ -319,8 +322,13 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _read(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is Literal:
+        first, *others = (a for a in arguments if a is not type(None))
+        if not others:
+            return _read(first, value, where)
+        for kind in (first, *others):
+            with contextlib.suppress(ConfigError):
+                return _read(kind, value, where)
+    elif origin is Literal:
         if value in arguments:
             return value
     elif origin is tuple:
@@ -339,4 +347,6 @@ def _read(hint: Any, value: Any, where: str) -> Any:
 def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(a) for a in get_args(hint) if a is not type(None))
     return str(hint).replace("<class '", "").replace("'>", "")

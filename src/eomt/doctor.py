@@ -26,13 +26,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from eomt import machine
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Check", "Finding", "State", "checks", "examine", "redact"]
 
 State = Literal["ok", "warn", "fail"]
-PROC, CGROUPS, SHARED_MEMORY = Path("/proc"), Path("/sys/fs/cgroup"), Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 MODULES = {"pillow": "PIL"}
 """Modules that are not called like the package that holds them."""
 MIB, GIB = 2**20, 2**30
@@ -388,7 +390,7 @@ def _built_for(torch: Any) -> str:
 
 def _nvidia_driver() -> str | None:
     """Name NVIDIA's driver, or None where there is none."""
-    match = re.search(r"Module.*?\s(\d+\.\d[\d.]*)", _read(PROC / "driver/nvidia/version"))
+    match = re.search(r"Module.*?\s(\d+\.\d[\d.]*)", machine.told(machine.PROC / "driver/nvidia/version"))
     if match:
         return f"NVIDIA driver {match[1]}"
     return "NVIDIA driver" if shutil.which("nvidia-smi") else None
@@ -398,8 +400,8 @@ def processor() -> Finding:
     """The processor, how much of it this process may use, and how many threads torch starts."""
     import torch
 
-    cores, allowed, threads = os.cpu_count() or 1, _allowed_cores(), torch.get_num_threads()
-    model = re.search(r"^model name\s*:\s*(.+)$", _read(PROC / "cpuinfo"), re.MULTILINE)
+    cores, allowed, threads = os.cpu_count() or 1, machine.allowed_cores(), torch.get_num_threads()
+    model = re.search(r"^model name\s*:\s*(.+)$", machine.told(machine.PROC / "cpuinfo"), re.MULTILINE)
     named = model[1] if model else platform.processor() or platform.machine()
     found = f"{named}, {allowed:g} of {cores} cores, {threads} threads"
     if threads > math.ceil(allowed):
@@ -447,48 +449,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _allowed_cores() -> float:
-    """Count the cores that this process may use: by affinity, and by the share that a container is given."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
-    for group in _control_groups("cpu"):
-        one = _read(group / "cpu.max").split()  # version 2: quota and period in one file
-        quota, period = one if len(one) == 2 else (_read(group / f"cpu.cfs_{of}_us") for of in ("quota", "period"))
-        if _number(quota) and _number(period):
-            cores = min(cores, _number(quota) / _number(period))
-    return cores
-
-
-def _control_groups(controller: str) -> Iterator[Path]:
-    """Give the folders of the control groups, of both versions, that this process is in: its own and all above."""
-    for line in _read(PROC / "self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        bases = [CGROUPS / controllers, CGROUPS / controller] if controllers else [CGROUPS, CGROUPS / "unified"]
-        own = Path(path.lstrip("/"))
-        yield from (base / folder for base in dict.fromkeys(bases) for folder in (own, *own.parents))
-
-
-def _read(path: Path) -> str:
-    """Read what the system tells in a file, nothing where it does not."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _number(text: str) -> int:
-    """Read a limit; 0 where there is none (`max`, -1, an empty file)."""
-    return int(text) if text.strip().isdecimal() else 0
-
-
 # What it needs beside that
 
 
 def memory() -> Finding:
     """How much memory there is and is free, within what a container is given."""
-    total, free = _memory()
+    total, free = machine.memory()
     if not total:
         return Finding("ok", "not told by the system")
     found = f"{_size(free)} of {_size(total)} free"
@@ -496,22 +462,6 @@ def memory() -> Finding:
     if free < GIB // 2:
         return Finding("fail", found, advice)
     return Finding("warn", found, advice) if free < 2 * GIB else Finding("ok", found)
-
-
-def _memory() -> tuple[int, int]:
-    """Give total and available bytes: the least of the machine's and of each control group's."""
-    lines = dict(line.split(":", 1) for line in _read(PROC / "meminfo").splitlines() if ":" in line)
-    total, free = (1024 * _number(lines.get(key, "").removesuffix("kB")) for key in ("MemTotal", "MemAvailable"))
-    if not total and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        total = free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for group in _control_groups("memory"):
-        limit = _number(_read(group / "memory.max") or _read(group / "memory.limit_in_bytes"))
-        used = _number(_read(group / "memory.current") or _read(group / "memory.usage_in_bytes"))
-        reclaimable = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(group / "memory.stat"), re.MULTILINE)
-        if 0 < limit < total:
-            spare = limit - used + (int(reclaimable[1]) if reclaimable else 0)
-            total, free = limit, max(0, min(free, spare))
-    return total, free
 
 
 def shared_memory() -> Finding:

@@ -4,6 +4,8 @@ A message says what was found, where, what was expected and what to do. The comm
 traceback and ends with the class's exit code.
 """
 
+import errno
+
 __all__ = [
     "CheckError",
     "ConfigError",
@@ -12,6 +14,7 @@ __all__ = [
     "ModelError",
     "NonFiniteError",
     "ResourceError",
+    "is_out_of_memory",
 ]
 
 _MOST_WORDS = 4000
@@ -67,3 +70,12 @@ class CheckError(EomtError):
     """A check that was asked for did not pass."""
 
     exit_code = 7
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out, on the processor or on an accelerator, without importing torch for it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    said = ("can't allocate memory", "MPS backend out of memory")
+    return "OutOfMemoryError" in kinds or ("RuntimeError" in kinds and any(words in str(error) for words in said))

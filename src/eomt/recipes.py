@@ -46,6 +46,7 @@ __all__ = [
     "large",
     "nuclei",
     "small",
+    "with_batch_size",
 ]
 
 # For one's own data
@@ -419,6 +420,21 @@ def ade20k_semantic_large_512_dinov3() -> Recipe:
         epochs=16.0,
         optim={"layer_decay": 1.0, "backbone_lr_factor": 0.1, "warmup_limit": 0.3},
     )
+
+
+def with_batch_size(recipe: Recipe, batch_size: int) -> Recipe:
+    """Change the images a step, and the learning rate with the square root of their ratio.
+
+    A recipe states its rate for its own batch. With Adam's normalised updates the noise of a step falls with the
+    root of the batch, and so the rate may rise: Malladi et al. 2022 (arXiv 2205.10287) derive it and find it to
+    hold; proportional rates are SGD's rule. Betas and epsilon stay. The command line does this where
+    `--data.batch-size` is given without `--optim.lr`.
+
+    >>> with_batch_size(small(), 4).optim.lr  # 1e-4 at 16
+    5e-05
+    """
+    factor = (batch_size / recipe.data.batch_size) ** 0.5
+    return _changed(recipe, data={"batch_size": batch_size}, optim={"lr": recipe.optim.lr * factor})
 
 
 OWN_DATA: dict[str, Callable[[], Recipe]] = {

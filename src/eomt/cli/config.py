@@ -8,7 +8,7 @@ import tyro
 
 from eomt.cli.console import print_json, printable
 from eomt.cli.options import Switch, check_names, named_first, parse, run_action
-from eomt.cli.recipes import find, origins_of, written
+from eomt.cli.recipes import find, origins_of, with_followed_rate, written
 from eomt.config import Recipe, TaskName, flat, num_upscale_blocks, to_json
 from eomt.errors import ConfigError
 
@@ -85,7 +85,7 @@ def show(arguments: Sequence[str]) -> int:
         raise ConfigError(f"{PROG} needs a RECIPE: a name (eomt recipes ls lists them) or a run's recipe.json")
     if options.recipe != first:  # it stands behind options
         options, base, origins = read(options.recipe)
-    recipe = options.settings
+    recipe = with_followed_rate(arguments, base, options.settings)
     if options.data is not None:
         recipe = replace(recipe, data=replace(recipe.data, root=options.data))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from eomt.errors import ConfigError, EomtError, ResourceError
+from eomt.errors import ConfigError, EomtError, ResourceError, is_out_of_memory
 from eomt.files import DISK_IS_FULL
 
 __all__ = [
@@ -97,7 +97,7 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
     """Say what went wrong, and what to do where the program knows."""
     if isinstance(error, EomtError):
         return error.exit_code, [str(error)]
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return ResourceError.exit_code, [
             f"memory does not suffice: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             "Train with a smaller --data.micro-batch or --model.image-size; predict and evaluate with a smaller "
@@ -112,14 +112,6 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
         "This is a fault of the program, or of the machine, that it did not foresee. "
         "Run again with --traceback to see where it arose.",
     ]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out, on the processor or on an accelerator, without importing torch for it."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return "OutOfMemoryError" in kinds or ("RuntimeError" in kinds and "can't allocate memory" in str(error))
 
 
 def print_json(values: Any) -> None:

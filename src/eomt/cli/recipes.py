@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from eomt.cli.options import Switch, parse, run_action
 from eomt.cli.usage import nearest
 from eomt.config import Recipe, flat, from_json, to_json
 from eomt.errors import ConfigError
-from eomt.recipes import OWN_DATA, PUBLISHED, RECIPES
+from eomt.recipes import OWN_DATA, PUBLISHED, RECIPES, with_batch_size
 
 __all__ = ["find", "origins_of", "run", "written"]
 
@@ -145,7 +145,22 @@ def origins_of(
     before, after = flat(to_json(base)), flat(to_json(recipe))
     given = _named_settings(arguments) | {setting for setting in after if after[setting] != before[setting]}
     told = {**origins, **dict.fromkeys(given, "command line")}
+    if follows_batch(arguments, base, recipe):
+        told["optim.lr"] = "data.batch_size, by its square root"
     return {setting: told.get(setting, "default") for setting in after}
+
+
+def follows_batch(arguments: Sequence[str], base: Recipe, recipe: Recipe) -> bool:
+    """Tell whether options change a recipe's batch, but do not say at which learning rate."""
+    return recipe.data.batch_size != base.data.batch_size and "optim.lr" not in _named_settings(arguments)
+
+
+def with_followed_rate(arguments: Sequence[str], base: Recipe, recipe: Recipe) -> Recipe:
+    """Let the learning rate follow the batch where options change only the batch (`recipes.with_batch_size`)."""
+    if recipe.data.batch_size < 1 or not follows_batch(arguments, base, recipe):
+        return recipe  # training refuses a batch of nothing
+    followed = with_batch_size(base, recipe.data.batch_size).optim.lr
+    return replace(recipe, optim=replace(recipe.optim, lr=followed))
 
 
 def _named_settings(arguments: Sequence[str]) -> set[str]:

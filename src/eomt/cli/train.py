@@ -11,7 +11,7 @@ import tyro
 
 from eomt.cli.console import log_lines, note, print_json, print_table, printable
 from eomt.cli.options import Switch, check_names, known_options, named_first, parse
-from eomt.cli.recipes import find, origins_of, summary, written
+from eomt.cli.recipes import find, follows_batch, origins_of, summary, with_followed_rate, written
 from eomt.cli.usage import nearest
 from eomt.config import Recipe, flat, from_json, to_json
 from eomt.errors import ConfigError
@@ -57,8 +57,11 @@ class TrainArguments:
     --out, where it has begun, else begin it; for a command that a launcher or a queue starts again."""
     change: Switch = False
     """With --resume: go on even where options or other data change what the steps compute."""
+    dry_run: Switch = False
+    """Take two steps and judge one image, then say what the run will take: memory, time, disk. Writes nothing."""
     json: Switch = False
-    """Print one JSON object as the last line of standard output, with the keys out, metrics."""
+    """Print one JSON object as the last line of standard output, with the keys out, metrics; of a dry run, with
+    its figures."""
     traceback: Switch = False
     """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
     settings: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=Recipe)
@@ -72,12 +75,19 @@ def run(arguments: Sequence[str]) -> int:
     if automatic:
         options = _found(options)
     recipe, out = _complete(options)
-
     if options.init_from is not None:
         zoo.check(options.init_from)
     from eomt.training.loop import train
 
     speaks = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+    base, origins = find(options.recipe)
+    if speaks and follows_batch(arguments, base, recipe):
+        note(
+            f"learning rate {recipe.optim.lr:g}: the recipe's {base.optim.lr:g} at a batch of "
+            f"{base.data.batch_size} goes with the square root of the batch; --optim.lr sets another"
+        )
+    if options.dry_run:
+        return _forecast(options, recipe, out, speaks)
     with log_lines() if speaks else nullcontext():
         result = train(
             recipe,
@@ -85,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
             init_from=options.init_from,
             resume="auto" if automatic else options.resume is not None,
             change=options.change,
-            origins=origins_of(arguments, *find(options.recipe), recipe),
+            origins=origins_of(arguments, base, origins, recipe),
         )
     if not speaks:
         return 0
@@ -96,6 +106,24 @@ def run(arguments: Sequence[str]) -> int:
         print_table("Final figures", ["figure", ""], figures)
         print(f"results in {printable(result.folder)}")
     note(f"next: eomt predict --model {result.folder} IMAGES")
+    return 0
+
+
+def _forecast(options: TrainArguments, recipe: Recipe, out: Path, speaks: bool) -> int:
+    """Print what a dry run finds; give the exit code."""
+    from eomt.training.dry_run import dry_run
+
+    if options.resume is not None:
+        raise ConfigError("--dry-run is for a run that is not there yet: leave out --resume")
+    with log_lines() if speaks else nullcontext():
+        forecast = dry_run(recipe, out, init_from=options.init_from)
+    if speaks and options.json:
+        print_json(forecast.to_json())
+    elif speaks:
+        for line in forecast.lines():
+            print(printable(line))
+    if speaks:
+        note("nothing was written; the same command without --dry-run starts the run")
     return 0
 
 
@@ -111,9 +139,10 @@ def _read(arguments: Sequence[str]) -> TrainArguments:
             raise ConfigError(f"{name} is no recipe; an option is written {near[0]} {value}")
         recipe, _ = find(name)
         description = DESCRIPTION.format(recipe=name, recipes=listed)
-        return parse(
+        options = parse(
             TrainArguments, arguments, "eomt train", description, TrainArguments(recipe=name, settings=recipe)
         )
+        return replace(options, settings=with_followed_rate(arguments, recipe, options.settings))
 
     first = named_first(arguments) or _resumed(arguments) or DEFAULT_RECIPE
     options = read(first)

@@ -25,7 +25,7 @@ from eomt.data.balance import class_shares, classes_shown, repeat_factors, say
 from eomt.errors import ConfigError, DataError, EomtError, ResourceError
 from eomt.types import Batch, Dataset, Sample, Target
 
-__all__ = ["Subset", "collate", "cut_validation", "steps_per_epoch", "train_loader"]
+__all__ = ["Subset", "collate", "cut_validation", "share", "steps_per_epoch", "train_loader"]
 
 log = logging.getLogger("eomt")
 
@@ -79,28 +79,45 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return max(1, images // batch_size)
 
 
+def share(batch_size: int, rank: int, world_size: int) -> range:
+    """Give the places in a batch that process number `rank` of `world_size` has; none has two more than another.
+
+    Raises ConfigError where there is not one for each process.
+    """
+    if batch_size < max(1, world_size):
+        raise ConfigError(
+            f"data.batch_size is {batch_size}, the images of one step; "
+            + (f"use {world_size} or more, one for each process" if world_size > 1 else "use 1 or more")
+        )
+    each, left = divmod(batch_size, world_size)
+    first = rank * each + min(rank, left)
+    return range(first, first + each + (rank < left))
+
+
 def train_loader(
     dataset: Dataset, recipe: Recipe, *, start_step: int = 0, rank: int = 0, world_size: int = 1
 ) -> Generator[Batch, None, None]:
     """Give micro-batches without end, from optimiser step `start_step` on.
 
-    Each step has `recipe.data.batch_size` images: `batch_size / world_size / micro_batch` micro-batches on each of
-    `world_size` devices, of which this one is number `rank`. Each epoch has its own order; images of a last,
-    incomplete batch are left out of it. A data set smaller than a batch is seen several times within it, in other
-    views. With `recipe.data.balance`, images of rare classes come up more often at the cost of the others;
-    annotations are read once for it. For semantic segmentation, all segments of one class are one. With
-    `recipe.data.on_bad_sample` of skip, another sample, the same one in each run, stands in for one that cannot be
-    read. Closing the iterator ends the worker processes.
+    Each step has `recipe.data.batch_size` images, of which this process, number `rank` of `world_size`, gets its
+    `share` in micro-batches of `recipe.data.micro_batch`, the last of them maybe smaller. Each epoch has its own
+    order; images of a last, incomplete batch are left out of it. A data set smaller than a batch is seen several
+    times within it, in other views. With `recipe.data.balance`, images of rare classes come up more often at the
+    cost of the others; annotations are read once for it. For semantic segmentation, all segments of one class are
+    one. With `recipe.data.on_bad_sample` of skip, another sample, the same one in each run, stands in for one that
+    cannot be read. Closing the iterator ends the worker processes.
 
-    Raises ConfigError when the sizes do not divide, DataError for an empty data set and, while iterating, whatever
-    error the reader raises; ResourceError when a worker process dies.
+    Raises ConfigError when there are fewer images than processes, DataError for an empty data set and, while
+    iterating, whatever error the reader raises; ResourceError when a worker process dies.
     """
     if not len(dataset):
         raise DataError("the training split has no images; add some, or choose another split")
-    workers, micro_batch = recipe.data.workers, _micro_batch(recipe, world_size)
+    workers, mine = recipe.data.workers, share(recipe.data.batch_size, rank, world_size)
     if workers < 0:
         raise ConfigError(f"data.workers is {workers}; use 0 (no processes) or more")
-    plan = _Plan(len(dataset), recipe, start_step, rank, world_size, micro_batch, _factors(dataset, recipe))
+    assert recipe.data.micro_batch != "auto"  # it was chosen before
+    at_once = recipe.data.micro_batch or len(mine)
+    plan = _Plan(len(dataset), recipe, start_step, mine, at_once, _factors(dataset, recipe))
     loader: DataLoader[Any] = DataLoader(
         _Views(dataset, recipe),  # type: ignore[arg-type]
         batch_sampler=plan,
@@ -132,8 +149,7 @@ class _Plan:
     images: int
     recipe: Recipe
     start_step: int
-    rank: int
-    world_size: int
+    share: range
     micro_batch: int
     factors: NDArray[np.float64] | None = None
     """How often each image comes up, for 1 of those without rare classes; None: all alike."""
@@ -147,10 +163,8 @@ class _Plan:
             for step in range(first, steps):
                 samples = order[step * batch_size : (step + 1) * batch_size].tolist()
                 keys = [_Key(sample, epoch * steps + step, place) for place, sample in enumerate(samples)]
-                share = batch_size // self.world_size
-                mine = keys[self.rank * share : (self.rank + 1) * share]
-                for start in range(0, len(mine), self.micro_batch):
-                    yield mine[start : start + self.micro_batch]
+                for start in self.share[:: self.micro_batch]:
+                    yield keys[start : min(start + self.micro_batch, self.share.stop)]
             epoch, first = epoch + 1, 0
 
 
@@ -240,20 +254,6 @@ def _round(images: int, chance: np.random.Generator, factors: NDArray[np.float64
         return chance.permutation(images)
     times = np.floor(factors + chance.random(images)).astype(np.int64)
     return chance.permutation(np.repeat(np.arange(images), times))
-
-
-def _micro_batch(recipe: Recipe, world_size: int) -> int:
-    batch_size, micro_batch = recipe.data.batch_size, recipe.data.micro_batch
-    share = batch_size // world_size
-    if share < 1 or batch_size % world_size:
-        raise ConfigError(f"data.batch_size is {batch_size}; use a multiple of the {world_size} devices")
-    if micro_batch is None:
-        return share
-    if micro_batch < 1 or share % micro_batch:
-        raise ConfigError(
-            f"data.micro_batch is {micro_batch}; use a divisor of the {share} images a step and device"
-        )
-    return micro_batch
 
 
 def _collate_or_error(views: list[_View | EomtError]) -> tuple[Batch, dict[int, str]] | EomtError:

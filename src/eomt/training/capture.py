@@ -31,7 +31,7 @@ log = logging.getLogger("eomt")
 
 FOLDER = "debug/capture"
 """Where it is in a run folder."""
-FORMAT = 1
+FORMAT = 2
 MOST_BYTES = 8 << 30
 """A process keeps no more than so much; masks take a bit a pixel."""
 WEIGHTS = "weights.safetensors"
@@ -57,8 +57,6 @@ class Capture:
     num_classes: int
     rank: int
     world_size: int
-    accumulation: int
-    """Each loss is divided by it in the backward pass."""
     mask_probabilities: tuple[float, ...] | None
     divisors: Tensor
     passes: tuple[Pass, ...]
@@ -132,7 +130,6 @@ def read(path: Path, rank: int = 0) -> Capture:
             int(values["num_classes"]),
             rank,
             int(values["world_size"]),
-            int(values["accumulation"]),
             None if probabilities is None else tuple(map(float, probabilities)),
             tensors["divisors"],
             tuple(_pass(number, told, tensors) for number, told in enumerate(values["passes"])),
@@ -151,7 +148,6 @@ def _to_json(capture: Capture) -> dict[str, Any]:
         "step": capture.step,
         "num_classes": capture.num_classes,
         "world_size": capture.world_size,
-        "accumulation": capture.accumulation,
         "mask_probabilities": capture.mask_probabilities,
         "grad_norm": repr(capture.grad_norm),
         "passes": [

@@ -8,7 +8,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,18 +23,19 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from eomt.config import LossConfig, Recipe
-from eomt.data.loader import steps_per_epoch, train_loader
-from eomt.errors import ConfigError, DataError, NonFiniteError
+from eomt.data.loader import share, steps_per_epoch, train_loader
+from eomt.errors import ConfigError, DataError, NonFiniteError, is_out_of_memory
 from eomt.evaluation.evaluate import evaluate, match_categories
 from eomt.files import needing_room
 from eomt.inference.segmenter import Segmenter
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
-from eomt.training import state
+from eomt.training import memory, state
 from eomt.training.adapt import adapt, averaged, merged
 from eomt.training.capture import Capture, Pass, describe_machine
 from eomt.training.capture import save as save_capture
 from eomt.training.loss import LossTerms, amounts, segmentation_loss
+from eomt.training.micro_batches import cut, fewer, fullest, joined
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
 from eomt.training.pictures import predictions, training_views
 from eomt.training.provenance import data_facts, memory_gib, record_environment, record_result
@@ -44,6 +45,7 @@ from eomt.training.setup import (
     build_accelerator,
     check,
     check_same_data,
+    check_shares,
     choose_data,
     open_run,
     settled,
@@ -52,7 +54,6 @@ from eomt.training.shard import shard, together, whole, whole_model
 from eomt.training.stop import Stop, Stopped
 from eomt.training.track import Track
 from eomt.types import Batch, Dataset, Target
-from eomt.weights.checkpoint import ModelInfo
 
 __all__ = ["TrainResult", "train"]
 
@@ -122,16 +123,35 @@ class Run:
     """As accelerate prepared it."""
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
-    images: int
-    """To train on: a run goes on with as many only."""
     segmenter: Segmenter
     """With the model that is judged and saved: the average, where there is one."""
     unspread: EoMT | None
     """Where the model is spread over the processes: as it was before."""
+    train_data: Dataset
+    """A run goes on with as many images only."""
     val_data: Dataset
     progress: Progress
+    micro_batch: int
+    """At most so many images go through the model at once, on each process."""
     track: Track
     stop: Stop
+    writes: bool = False
+    """Whether the run folder is its own: a dry run writes nothing."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The number of this process, and how many there are."""
+        return self.accelerator.process_index, self.accelerator.num_processes
+
+    @property
+    def share(self) -> range:
+        """This process's places in a batch."""
+        return share(self.recipe.data.batch_size, *self.place)
+
+    @property
+    def largest_share(self) -> int:
+        """The most images of a batch that a process has."""
+        return len(share(self.recipe.data.batch_size, 0, self.place[1]))
 
 
 def train(
@@ -167,13 +187,73 @@ def train(
         resume = state.is_in(folder)
         may_be_there = (folder / "recipe.json").is_file()  # it may have been killed before its first state
     check(recipe, folder, may_be_there)
+    run = prepare(recipe, folder, train_data, val_data, init_from, resume)
+    accelerator, progress, run.writes = run.accelerator, run.progress, True
+    facts = data_facts(run.recipe, run.train_data, run.val_data)
+    if resume:
+        check_same_data(folder, facts, change)
+    elif accelerator.is_main_process:
+        open_run(folder, recipe, run.recipe, origins, facts)
+    with (
+        needing_room(
+            f"run {folder}", f"its states are whole: make room, then go on with eomt train --resume {folder}"
+        ),
+        closing(read_views(run)) as batches,
+        Track(
+            folder,
+            run.recipe,
+            progress.steps,
+            progress.steps_between,
+            accelerator.is_main_process,
+            progress.step,
+            progress.judged if resume else None,
+        ) as run.track,
+        run.stop,
+    ):
+        if accelerator.is_main_process:
+            record_environment(folder, progress.steps, accelerator)
+        if resume:
+            log.info("going on after step %d", progress.step)
+        else:
+            if init_from is not None:
+                log.info(
+                    "starting from %s: its backbone, queries and joint blocks; view and patches are the recipe's",
+                    init_from,
+                )
+            model, info = accelerator.unwrap_model(run.model), run.segmenter.info
+            announce(run.recipe, info, accelerator, model, run.train_data, run.val_data, progress.steps)
+            save_state(run)
+        try:
+            fit(run, batches)
+        except Stopped:
+            last = usable(run)
+            if accelerator.is_main_process:
+                last.save(folder / "last")
+            log.info("stopped after step %d; go on with: eomt train --resume %s", progress.step, folder)
+            accelerator.wait_for_everyone()  # a launcher gives the others little time where one has ended
+            raise
+    if accelerator.is_main_process:
+        record_result(folder, TASKS[run.segmenter.task].figure, progress.best, progress.step)
+    accelerator.wait_for_everyone()
+    return TrainResult(Segmenter.from_pretrained(folder / "best", str(accelerator.device)), progress.best, folder)
+
+
+def prepare(
+    recipe: Recipe,
+    folder: Path,
+    train_data: Dataset | None,
+    val_data: Dataset | None,
+    init_from: str | Path | None,
+    resume: bool,
+) -> Run:
+    """Bring together all that a run needs, and put it where it stood; nothing is written, or recorded yet."""
     set_seed(recipe.seed)
     accelerator = build_accelerator(recipe)
     train_data, val_data = choose_data(recipe, train_data, val_data)
     if resume:
         recipe = replace(recipe, model=replace(recipe.model, weights="none"))  # they are in the state
     bare, info = build(recipe, train_data, init_from)
-    given, recipe = recipe, settled(recipe, info)
+    recipe = settled(recipe, info)
     adapt(bare, recipe.optim)
     average = None if recipe.optim.ema is None else averaged(bare, recipe.optim.ema)
     judged: Any = bare if average is None else average.module
@@ -188,74 +268,78 @@ def train(
         model, optimizer = accelerator.prepare(bare, build_optimizer(bare, recipe.optim))
     epoch = steps_per_epoch(len(train_data), recipe.data.batch_size)
     progress = Progress(recipe.steps or max(1, round(recipe.epochs * epoch)), epoch, recipe.evaluate_every)
-    if resume:
-        load_state(folder, bare, optimizer, average, progress, info, len(train_data))
-        stand_together(folder, progress.step)
     segmenter = Segmenter(judged, info, accelerator.device)
     match_categories(val_data.categories, info.categories, [segmenter.task])
-    place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    run = Run(
+        recipe,
+        folder,
+        accelerator,
+        model,
+        optimizer,
+        average,
+        segmenter,
+        unspread,
+        train_data,
+        val_data,
+        progress,
+        micro_batch=recipe.data.batch_size,
+        track=Track(folder, recipe, progress.steps, progress.steps_between, speaker=False),
+        stop=Stop(alone=accelerator.num_processes == 1),
+    )
+    settle_micro_batch(run, load_state(run) if resume else None)
+    return run
 
-    facts = data_facts(recipe, train_data, val_data)
-    if resume:
-        check_same_data(folder, facts, change)
-    elif accelerator.is_main_process:
-        open_run(folder, given, recipe, origins, facts)
-    with (
-        needing_room(
-            f"run {folder}", f"its states are whole: make room, then go on with eomt train --resume {folder}"
-        ),
-        closing(train_loader(train_data, recipe, start_step=progress.step, **place)) as batches,
-        Track(
-            folder,
-            recipe,
-            progress.steps,
-            progress.steps_between,
-            accelerator.is_main_process,
-            progress.step,
-            progress.judged if resume else None,
-        ) as track,
-        Stop(alone=accelerator.num_processes == 1) as stop,
-    ):
-        run = Run(
-            recipe,
-            folder,
-            accelerator,
-            model,
-            optimizer,
-            average,
-            len(train_data),
-            segmenter,
-            unspread,
-            val_data,
-            progress,
-            track,
-            stop,
-        )
-        if accelerator.is_main_process:
-            record_environment(folder, progress.steps, accelerator)
-        if resume:
-            log.info("going on after step %d", progress.step)
-        else:
-            if init_from is not None:
-                log.info(
-                    "starting from %s: its backbone, queries and joint blocks; view and patches are the recipe's",
-                    init_from,
-                )
-            announce(recipe, info, accelerator, bare, train_data, val_data, progress.steps)
-            save_state(run)
-        try:
-            fit(run, batches)
-        except Stopped:
-            last = usable(run)
-            if accelerator.is_main_process:
-                last.save(folder / "last")
-            log.info("stopped after step %d; go on with: eomt train --resume %s", progress.step, folder)
-            accelerator.wait_for_everyone()  # a launcher gives the others little time where one has ended
-            raise
+
+def settle_micro_batch(run: Run, before: Mapping[str, Any] | None) -> None:
+    """Choose how many images go through the model at once, and put the choice into the recipe.
+
+    A run that goes on does so with what it had `before`, unless another number is asked for.
+    """
+    asked, held = run.recipe.data.micro_batch, run.largest_share
+    if before is not None and asked in ("auto", before["asked"]):
+        asked, held = before["asked"], before["held"]
+    elif asked == "auto":
+        asked = measured_micro_batch(run)
+    run.recipe = replace(run.recipe, data=replace(run.recipe.data, micro_batch=asked))
+    run.micro_batch = min(run.largest_share, asked or run.largest_share, held)
+    at_once = replace(run.recipe, data=replace(run.recipe.data, micro_batch=run.micro_batch))
+    check_shares(at_once, run.accelerator.num_processes)
+
+
+def measured_micro_batch(run: Run) -> int:
+    """Choose the largest micro-batch that memory holds, by sending images through the model and back.
+
+    They are those of the first batch that hold most objects. Nothing of it stays: chance is set anew in each step.
+    """
+    if run.largest_share == 1:
+        return 1
+    accelerator, recipe = run.accelerator, run.recipe
+    alone = replace(recipe, data=replace(recipe.data, workers=0, micro_batch=None))  # one batch, in this process
+    with closing(read_views(replace(run, recipe=alone))) as batches:
+        views = next(batches)
+    model = accelerator.unwrap_model(run.model).train()
+    divisors = amounts(views.targets, recipe.model.num_queries, recipe.loss).to(accelerator.device)
+    probabilities = mask_probabilities(0, run.progress.steps, recipe.optim, recipe.model.num_joint_blocks)
+
+    def through(images: int) -> None:
+        chosen = fullest(views, images)
+        terms = judged_batch(accelerator, model, chosen, (recipe.seed,), probabilities, recipe.loss, divisors)
+        accelerator.backward(terms.total)
+
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    need = memory.measure(through, accelerator.device, 2 * trained)  # AdamW's two moments come with the first step
+    run.optimizer.zero_grad(set_to_none=True)
+    size: int = min(gather_object([need.most(run.largest_share)]))
     if accelerator.is_main_process:
-        record_result(folder, TASKS[segmenter.task].figure, progress.best, progress.step)
-    accelerator.wait_for_everyone()
-    return TrainResult(Segmenter.from_pretrained(folder / "best", str(accelerator.device)), progress.best, folder)
+        log.info("micro-batch %d of %d images a process: %s", size, run.largest_share, need)
+    return size
+
+
+def read_views(run: Run) -> Generator[Batch, None, None]:
+    """Give this process's views from the step on at which the run stands, without end."""
+    rank, world_size = run.place
+    start = run.progress.step
+    return train_loader(run.train_data, run.recipe, start_step=start, rank=rank, world_size=world_size)
 
 
 def fit(run: Run, batches: Iterator[Batch]) -> None:
@@ -296,7 +380,7 @@ def judge(run: Run) -> None:
             [task],
             precision=run.recipe.precision,
             skip_bad=run.recipe.data.on_bad_sample == "skip",
-            share=(run.accelerator.process_index, run.accelerator.num_processes),
+            share=run.place,
             gather=partial(gathered, run),
             progress=lambda done, images: run.stop.check_here(),
         )
@@ -352,8 +436,9 @@ def save_state(run: Run) -> None:
             "judged": run.progress.judged,
             "waiting": run.progress.waiting,
             "best": run.progress.best,
-            "images": run.images,
+            "images": len(run.train_data),
             "classes": [category.name for category in run.segmenter.categories],
+            "micro_batch": {"asked": run.recipe.data.micro_batch, "held": run.micro_batch},
         }
         state.save(run.folder, run.progress.step, tensors, values)
 
@@ -368,64 +453,59 @@ def stand_together(folder: Path, step: int) -> None:
         )
 
 
-def load_state(
-    folder: Path,
-    model: EoMT,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
-    progress: Progress,
-    info: ModelInfo,
-    images: int,
-) -> None:
-    """Put a run back to its newest state. Raises ConfigError where there is none, DataError for other data."""
+def load_state(run: Run) -> dict[str, Any] | None:
+    """Put a run back to its newest state; give the micro-batch that was asked for and the one that memory held.
+
+    States of earlier versions do not tell these. Raises ConfigError where there is no state, DataError for other
+    data.
+    """
+    folder, progress = run.folder, run.progress
     found = state.newest(folder)
     if found is None:
         raise ConfigError(f"run {folder}: it has no state to go on from")
     tensors, values = found
-    classes = [category.name for category in info.categories]
+    images, classes = len(run.train_data), [category.name for category in run.segmenter.categories]
     if (values["images"], values["classes"]) != (images, classes):
         raise DataError(
             f"run {folder}: it was trained on {values['images']} images of {', '.join(values['classes'])[:200]}; "
             f"now there are {images} of {', '.join(classes)[:200]}. Go on with the same data, or start a new run "
             f"with --init-from {folder}"
         )
-    state.unpack(tensors, model, optimizer, average)
+    state.unpack(tensors, run.accelerator.unwrap_model(run.model), run.optimizer, run.average)
     progress.step, progress.judged = values["step"], values["judged"]
     progress.waiting, progress.best = values["waiting"], values["best"]
+    stand_together(folder, progress.step)
+    return values.get("micro_batch")
 
 
 def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
     """Take one step on `batch_size` images, in micro-batches, of which each process has its share.
 
-    Gives what is worth recording. All chance in it follows from the seed, the step and the micro-batch's number.
+    Gives what is worth recording. All chance in it follows from the seed, the step and the place in the batch of a
+    micro-batch's first image.
     """
     recipe, accelerator, progress = run.recipe, run.accelerator, run.progress
-    started = time.monotonic()
+    started, micro_batch = time.monotonic(), run.micro_batch
     set_learning_rates(run.optimizer, progress.step, progress.steps, recipe.optim)
     probabilities = mask_probabilities(progress.step, progress.steps, recipe.optim, recipe.model.num_joint_blocks)
-    micro_batches = [next(batches) for _ in range(accelerator.gradient_accumulation_steps)]
+    assert recipe.data.micro_batch != "auto"  # it was settled
+    views = joined([next(batches) for _ in run.share[:: recipe.data.micro_batch or len(run.share)]])
     waited = time.monotonic() - started
     if progress.step == 0 and run.track.speaker:
-        run.track.picture("train", training_views(micro_batches, run.segmenter.categories), 0)
+        run.track.picture("train", training_views([views], run.segmenter.categories), 0)
     # Each mask and each query count alike, whichever micro-batch and process they came in.
-    held = [amounts(batch.targets, recipe.model.num_queries, recipe.loss) for batch in micro_batches]
-    divisors = across(accelerator, torch.stack(held).sum(0)) / (len(micro_batches) * accelerator.num_processes)
-    sums = torch.zeros(6, device=accelerator.device)
-    taken: list[Pass] = []
-    for place, batch in enumerate(micro_batches):
-        chance = (recipe.seed, progress.step, accelerator.process_index * len(micro_batches) + place)
-        with accelerator.accumulate(run.model):
-            terms = judged_batch(accelerator, run.model, batch, chance, probabilities, recipe.loss, divisors)
-            accelerator.backward(terms.total)
-        taken.append(Pass(chance, batch, terms.total.detach()))
-        share = torch.stack([terms.total.detach(), *terms.layers.sum(0)]) / len(micro_batches)
-        sums += torch.cat([share, share.new_tensor([terms.replaced_costs, terms.costs])])
+    held = amounts(views.targets, recipe.model.num_queries, recipe.loss)
+    divisors = across(accelerator, held) / accelerator.num_processes
+    while (passed := add_gradients(run, views, probabilities, divisors)) is None:
+        run.optimizer.zero_grad(set_to_none=True)
+        run.micro_batch = fewer(run.micro_batch, progress.step + 1, accelerator.is_main_process)
+    sums, taken = passed
     norm = accelerator.clip_grad_norm_(run.model.parameters(), recipe.optim.clip_norm)
     long_ago = time.monotonic() - progress.saved > SECONDS_BETWEEN_STATES
     shared = torch.cat([sums, sums.new_tensor([*run.stop.wishes(), long_ago])])
     *losses, replaced, costs, interrupted, terminated, due = across(accelerator, shared).tolist()
     run.stop.agree([interrupted, terminated])
-    progress.save_is_due = due > 0
+    progress.save_is_due = due > 0 or run.micro_batch < micro_batch
     names = ("loss", "mask", "dice", "class")
     values = {name: value / accelerator.num_processes for name, value in zip(names, losses, strict=True)}
     values["grad_norm"] = float(whole(norm) if norm is not None else math.nan)
@@ -446,10 +526,48 @@ def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
         "masked_attention": sum(masked) / len(masked),
         **{f"masked_attention_{place}": probability for place, probability in enumerate(masked, 1)},
         "replaced_costs": int(replaced),
+        "micro_batch": min(run.micro_batch, len(run.share)),
         "images_per_second": recipe.data.batch_size / seconds,
         "data_share": waited / seconds,
         "memory_gib": memory_gib(accelerator.device),
     }
+
+
+def add_gradients(
+    run: Run, views: Batch, probabilities: tuple[float, ...] | None, divisors: Tensor
+) -> tuple[Tensor, list[Pass]] | None:
+    """Send a step's views through the model and back; the gradients stay in its parameters.
+
+    Gives the sums of the loss, its terms, and the replaced and all costs of the matching, and what they were made
+    of; None where memory did not suffice on some process: the gradients are to be dropped then. Processes wait for
+    one another before the last backward pass, which adds up their gradients. Where the model is spread over them
+    they wait in every pass, and cannot begin again: the error is passed on.
+    """
+    recipe, accelerator, alone = run.recipe, run.accelerator, run.accelerator.num_processes == 1
+    sums = torch.zeros(6, device=accelerator.device)
+    taken: list[Pass] = []
+    parts = cut(views, run.micro_batch)
+    enough = True
+    try:
+        for start, batch in parts:
+            chance = (recipe.seed, run.progress.step, run.share[start])
+            with accelerator.no_sync(run.model):
+                terms = judged_batch(accelerator, run.model, batch, chance, probabilities, recipe.loss, divisors)
+                if alone or len(taken) < len(parts) - 1:
+                    accelerator.backward(terms.total)
+            taken.append(Pass(chance, batch, terms.total.detach()))
+            losses = torch.stack([terms.total.detach(), *terms.layers.sum(0)])
+            sums += torch.cat([losses, losses.new_tensor([terms.replaced_costs, terms.costs])])
+    except Exception as error:
+        if run.unspread is not None or not is_out_of_memory(error):
+            raise
+        enough = False
+    if not alone:
+        enough = across(accelerator, torch.tensor(float(not enough))).item() == 0
+        if enough:
+            with accelerator.trigger_sync_in_backward(run.model):
+                accelerator.backward(terms.total)
+    return (sums, taken) if enough else None
 
 
 def judged_batch(
@@ -477,15 +595,15 @@ def keep_step(
     values: Mapping[str, float],
 ) -> str:
     """Keep a step whose numbers are not finite in the run folder, each process its part; say where."""
+    if not run.writes:
+        return "It was not kept"
     accelerator = run.accelerator
     weights = together(accelerator.unwrap_model(run.model).state_dict(), keep=True)
     capture = Capture(
         run.recipe,
         run.progress.step + 1,
         len(run.segmenter.categories),
-        accelerator.process_index,
-        accelerator.num_processes,
-        accelerator.gradient_accumulation_steps,
+        *run.place,
         probabilities,
         divisors,
         tuple(taken),

@@ -79,7 +79,7 @@ def segmentation_loss(
     """Match queries with targets and sum the terms of all layers (paper, equation 2).
 
     The terms are divided by what the batch holds (`amounts`), or by `divisors`: where processes or micro-batches
-    share one step, the mean of their amounts, so that the step is that of one batch. Without targets the mask
+    share one step, a share of their sum, so that the step is that of one batch. Without targets the mask
     terms are a zero through which every parameter still gets its gradient.
     """
     device = outputs[0].class_logits.device
@@ -88,7 +88,7 @@ def segmentation_loss(
         matched = sum(len(found.queries) for found in matches.layers[0])
         if divisors is None:
             divisors = amounts(targets, outputs[0].class_logits.shape[1], config).to(device)
-        num_masks, class_weight = divisors[0].clamp(min=1), divisors[1].clamp(min=1e-6)
+        num_masks, class_weight = divisors.clamp(min=1e-6)  # where there is nothing, their sums are nothing too
         candidates = draw_candidates(outputs[0], targets, config, generator) if matched else None
         layers = []
         for output, found in zip(outputs, matches.layers, strict=True):

@@ -59,7 +59,6 @@ def replay(capture: Capture, device: str | None = None) -> Replay:
     recipe = replace(recipe, device=device or capture.machine.get("device", "auto"))
     with _threads(int(capture.machine.get("threads", 0))):
         accelerator = build_accelerator(recipe)
-        accelerator.gradient_accumulation_steps = capture.accumulation
         model = EoMT(recipe.model, capture.num_classes)
         adapt(model, recipe.optim)
         try:

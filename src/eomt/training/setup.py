@@ -5,6 +5,8 @@ Settings are checked, data opened, the task chosen, the model made, the device t
 
 import json
 import logging
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -14,11 +16,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from eomt.config import DataConfig, OptimConfig, Recipe, checked_thresholds, choose_task, to_json
 from eomt.data.detect import changed, find_format
-from eomt.data.loader import cut_validation, steps_per_epoch
+from eomt.data.loader import cut_validation, share, steps_per_epoch
 from eomt.devices import choose_device, choose_precision
 from eomt.errors import ConfigError, DataError
 from eomt.files import write_aside
@@ -37,6 +39,7 @@ __all__ = [
     "build_accelerator",
     "check",
     "check_same_data",
+    "check_shares",
     "choose_data",
     "open_run",
     "settled",
@@ -51,9 +54,8 @@ def check(recipe: Recipe, folder: Path, may_be_there: bool = False) -> None:
         raise ConfigError(
             f"run folder {folder}: it holds something already; give another --out, or go on with --resume {folder}"
         )
-    micro = recipe.data.micro_batch or recipe.data.batch_size
-    if recipe.data.batch_size < 1 or micro < 1 or recipe.data.batch_size % micro:
-        raise ConfigError(f"batch size {recipe.data.batch_size} is not a multiple of the micro-batch, {micro}")
+    if isinstance(recipe.data.micro_batch, int) and recipe.data.micro_batch < 1:
+        raise ConfigError(f"data.micro_batch {recipe.data.micro_batch}: at least 1 image, or auto")
     if recipe.steps is not None and recipe.steps < 1:
         raise ConfigError(f"steps {recipe.steps}: at least 1")
     if recipe.steps is None and not recipe.epochs > 0:
@@ -109,9 +111,14 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         torch.cuda.set_device(device)  # accelerate takes the current one
     # Its state outlives a run: another one in this process may want another device or precision.
     AcceleratorState._reset_state(reset_partial_state=True)
+    # DDP warns from torch 2.14 on of an option whose new name earlier ones lack.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    # The model's buffers are constants; a step that is taken again must not wait for others to send theirs.
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if choose_precision(recipe.precision, device) == torch.bfloat16 else "no",
+        kwargs_handlers=[parallel],
     )
     if accelerator.distributed_type in (
         DistributedType.FSDP,
@@ -122,15 +129,26 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
             f"the launcher asks for {accelerator.distributed_type.value}: start without it (torchrun, or "
             "accelerate launch --multi_gpu), and give --shard to spread the model over the processes"
         )
-    share, left = divmod(recipe.data.batch_size, accelerator.num_processes)
-    micro = recipe.data.micro_batch or share
-    if left or not share or share % micro:
-        raise ConfigError(
-            f"batch size {recipe.data.batch_size} cannot be shared among {accelerator.num_processes} processes in "
-            f"micro-batches of {micro}; take a multiple of their product"
-        )
-    accelerator.gradient_accumulation_steps = share // micro
+    check_shares(recipe, accelerator.num_processes)
     return accelerator
+
+
+def check_shares(recipe: Recipe, processes: int) -> None:
+    """Refuse a batch that has no image for some process, and shares of it that a spread model cannot take."""
+    data = recipe.data
+    largest, smallest = (len(share(data.batch_size, rank, processes)) for rank in (0, processes - 1))
+    if not recipe.shard or processes == 1:
+        return
+    if data.micro_batch == "auto":
+        raise ConfigError(
+            "data.micro_batch auto: not with --shard, whose processes wait for one another in every pass; give a "
+            "number"
+        )
+    if data.micro_batch and math.ceil(largest / data.micro_batch) > math.ceil(smallest / data.micro_batch):
+        raise ConfigError(
+            f"batch size {data.batch_size} on {processes} processes, in micro-batches of {data.micro_batch}: some "
+            "have one more than others, which --shard cannot do; take a multiple of the processes"
+        )
 
 
 def settled(recipe: Recipe, info: ModelInfo) -> Recipe:
