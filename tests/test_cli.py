@@ -58,8 +58,8 @@ class StandInSegmenter:
     def __init__(self, calls: list) -> None:
         self.calls = calls
 
-    def predict(self, image, *, task, thresholds, image_size, precision):
-        self.calls.append(SimpleNamespace(task=task, thresholds=thresholds, image_size=image_size))
+    def predict(self, image, *, task, thresholds, image_size, zoom, precision):
+        self.calls.append(SimpleNamespace(task=task, thresholds=thresholds, image_size=image_size, zoom=zoom))
         height, width = image.shape[:2]
         ids = np.full((height, width), 2, dtype=np.int32)
         ids[:, : width // 2] = 1
@@ -340,14 +340,15 @@ def test_printable():
 
 def test_thresholds_are_overridden_one_by_one():
     own = Thresholds(score=0.1, mask=0.2, overlap=0.3, max_detections=4)
-    assert override_thresholds(own) == own
-    assert override_thresholds(own, mask=0.0, max_detections=9) == replace(own, mask=0.0, max_detections=9)
+    assert override_thresholds(own, PredictArguments()) == own
+    changed = override_thresholds(own, PredictArguments(mask=0.0, duplicate=0.5, max_detections=9))
+    assert changed == replace(own, mask=0.0, duplicate=0.5, max_detections=9)
 
 
 @pytest.mark.parametrize("wrong", [{"score": 1.1}, {"mask": -0.1}, {"overlap": math.nan}, {"max_detections": 0}])
 def test_thresholds_out_of_range(wrong):
     with pytest.raises(ConfigError, match="expected a"):
-        override_thresholds(Thresholds(), **wrong)
+        override_thresholds(Thresholds(), PredictArguments(**wrong))
 
 
 # predict
@@ -416,9 +417,9 @@ def test_predict_says_where_the_results_are(photos, segmenter_calls, capsys):
 
 def test_predict_passes_its_options_on(photos, segmenter_calls):
     options = ["--task", "instance", "--mask", "0.3", "--max-detections", "7", "--image-size", "32", "64"]
-    assert main(["predict", "--out", "o", *options, "in/a.png"]) == 0
+    assert main(["predict", "--out", "o", *options, "--zoom", "2", "in/a.png"]) == 0
     [call] = segmenter_calls.predict
-    assert (call.task, call.image_size) == ("instance", (32, 64))
+    assert (call.task, call.image_size, call.zoom) == ("instance", (32, 64), 2.0)
     assert call.thresholds == Thresholds(mask=0.3, max_detections=7)
     assert [path.name for path in Path("o/panoptic").iterdir()] == ["a.png"]
     [entry] = json.loads(Path("o/instances.json").read_text())
