@@ -563,7 +563,7 @@ def test_mistakes(
         ),
         (
             ["info", "bundled"],
-            ["docs/nuclei.md", "classes           nucleus, background\n", "patch size        12\n"],
+            ["docs/nuclei.md", "classes           nucleus, background\n", "patch size        14\n"],
             ["http"],
         ),
         (["info", "bundled", "--json"], ['"class_names": ["nucleus", "background"]', '"patch_size": 14'], []),

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
