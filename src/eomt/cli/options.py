@@ -1,8 +1,8 @@
 """Read a command's arguments into a frozen dataclass (by tyro), and answer typing errors with what was meant."""
 
+import math
 import os
 import sys
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
