@@ -57,6 +57,7 @@ def recipe(root: Path, **changes: object) -> Recipe:
         loss=LossConfig(num_points=128),
         optim=OptimConfig(lr=1e-3),
         device="cpu",
+        precision="fp32",
     )
     return replace(toy, **changes)
 

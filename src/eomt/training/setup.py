@@ -28,6 +28,7 @@ from eomt.inference.tiles import lay
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
 from eomt.training.provenance import compare_data, record_data, record_settings
+from eomt.training.rendezvous import join_again
 from eomt.training.trackers import check_tracker
 from eomt.types import Dataset
 from eomt.weights import checkpoint, source
@@ -115,6 +116,7 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # The model's buffers are constants; a step that is taken again must not wait for others to send theirs.
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
+    join_again(device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if choose_precision(recipe.precision, device) == torch.bfloat16 else "no",
