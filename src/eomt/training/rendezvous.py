@@ -9,6 +9,8 @@ import os
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 __all__ = ["join_again"]
 
@@ -23,10 +25,10 @@ def join_again(device: torch.device) -> None:
     one_machine = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
     if attempt == "0" or not one_machine or not distributed.is_available() or distributed.is_initialized():
         return
-    store, rank, world_size = next(distributed.rendezvous("env://"))
+    store, rank, world_size = next(rendezvous("env://"))
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=distributed.PrefixStore(f"attempt {attempt}", store),
+        store=PrefixStore(f"attempt {attempt}", store),
         rank=rank,
         world_size=world_size,
     )
