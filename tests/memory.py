@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+
+from eomt.errors import ConfigError
 
 PROCESS = Path("/proc/self")
 
@@ -22,3 +25,18 @@ def peak_memory() -> Iterator[Callable[[], int]]:
     (PROCESS / "clear_refs").write_text("5")  # sets the peak to what is resident
     before = _resident("VmRSS")
     yield lambda: _resident("VmHWM") - before
+
+
+def take_64_mib() -> Callable[[], None]:
+    """Give, in whatever process, what takes 64 MiB for a moment; 32 more are kept."""
+    kept = torch.ones(32 * 2**20, dtype=torch.uint8)
+
+    def run() -> None:
+        assert len(torch.ones(64 * 2**20, dtype=torch.uint8)) > len(kept)
+
+    return run
+
+
+def refuse() -> Callable[[], None]:
+    """Raise what a user can act on, in whatever process."""
+    raise ConfigError("not like this")

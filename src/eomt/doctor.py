@@ -401,9 +401,7 @@ def processor() -> Finding:
     import torch
 
     cores, allowed, threads = os.cpu_count() or 1, machine.allowed_cores(), torch.get_num_threads()
-    model = re.search(r"^model name\s*:\s*(.+)$", machine.told(machine.PROC / "cpuinfo"), re.MULTILINE)
-    named = model[1] if model else platform.processor() or platform.machine()
-    found = f"{named}, {allowed:g} of {cores} cores, {threads} threads"
+    found = f"{machine.processor()}, {allowed:g} of {cores} cores, {threads} threads"
     if threads > math.ceil(allowed):
         return Finding("warn", found, f"set OMP_NUM_THREADS={math.ceil(allowed)}: more threads than cores wait")
     return Finding("ok", found)

@@ -1,12 +1,21 @@
 """What the machine grants this process: cores and memory, within what a container is given. Free of torch."""
 
 import os
+import platform
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["allowed_cores", "memory", "peak_resident", "reset_peak_resident", "resident", "told"]
+__all__ = [
+    "allowed_cores",
+    "memory",
+    "peak_resident",
+    "processor",
+    "reset_peak_resident",
+    "resident",
+    "told",
+]
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -21,6 +30,12 @@ def allowed_cores() -> float:
         if _number(quota) and _number(period):
             cores = min(cores, _number(quota) / _number(period))
     return cores
+
+
+def processor() -> str:
+    """Give the name that the processor goes by."""
+    model = re.search(r"^model name\s*:\s*(.+)$", told(PROC / "cpuinfo"), re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def memory() -> tuple[int, int]:

@@ -11,7 +11,9 @@ from contextvars import ContextVar
 __all__ = ["measuring", "stage"]
 
 _Seconds = dict[str, float]
-_measured: ContextVar[tuple[_Seconds, Callable[[], None]] | None] = ContextVar("_measured", default=None)
+_measured: ContextVar[tuple[_Seconds, Callable[[], None], Callable[[], float]] | None] = ContextVar(
+    "_measured", default=None
+)
 
 
 @contextmanager
@@ -21,21 +23,23 @@ def stage(name: str) -> Iterator[None]:
     if measured is None:
         yield
         return
-    seconds, wait = measured
+    seconds, wait, clock = measured
     wait()
-    started = time.perf_counter()
+    started = clock()
     try:
         yield
         wait()
     finally:
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+        seconds[name] = seconds.get(name, 0.0) + clock() - started
 
 
 @contextmanager
-def measuring(wait: Callable[[], None] = lambda: None) -> Iterator[_Seconds]:
+def measuring(
+    wait: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[_Seconds]:
     """Measure the seconds of each stage. `wait` waits for what was begun: devices compute behind one's back."""
     seconds: _Seconds = {}
-    token = _measured.set((seconds, wait))
+    token = _measured.set((seconds, wait, clock))
     try:
         yield seconds
     finally:

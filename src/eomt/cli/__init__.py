@@ -29,6 +29,10 @@ COMMANDS = {
     "runs": ("eomt.cli.runs", "List runs; show one; set several side by side."),
     "models": ("eomt.cli.models", "List the published models; fetch, check and remove their files."),
     "debug": ("eomt.cli.debug", "Take a training step again whose numbers went wrong, and say where they did."),
+    "benchmark": (
+        "eomt.cli.benchmark",
+        "Measure what a model costs: time of each stage, memory, operations; compare.",
+    ),
     "doctor": ("eomt.cli.doctor", "Check whether this machine is ready, and say what to do where it is not."),
 }
 """Name of a command, the module whose `run` does it, and what it does."""

@@ -1,6 +1,5 @@
 """`eomt runs`: list runs, show one, set several side by side. Reading them is left to `training.runs`."""
 
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ import tyro
 
 from eomt.cli.console import note, print_json, print_table, printable
 from eomt.cli.options import Switch, parse, run_action
+from eomt.cli.picture import check_picture, write_picture
 from eomt.cli.recipes import written
 from eomt.config import Recipe, flat, to_json
 from eomt.errors import ConfigError
-from eomt.files import write_aside
 from eomt.training.runs import RunRecord, find_runs, read_run
 
 __all__ = ["run"]
@@ -135,7 +134,7 @@ def compare_runs(arguments: Sequence[str]) -> int:
     folders = list(dict.fromkeys(options.runs))
     if len(folders) < 2 and options.picture is None:
         raise ConfigError("eomt runs compare needs two runs or more; eomt runs ls lists them")
-    _check_picture(options.picture)
+    check_picture(options.picture)
     records = [read_run(folder) for folder in folders]
     names, differing = [str(folder) for folder in folders], _differing(records)
     if options.picture is not None:
@@ -303,23 +302,10 @@ def _number(value: Any) -> str | int | float:
     return value if isinstance(value, int | float) else ABSENT
 
 
-def _check_picture(picture: Path | None) -> None:
-    if picture is None:
-        return
-    if picture.suffix.lower() != ".png":
-        raise ConfigError(f"--picture {picture}: the picture is a PNG file; give it a name that ends with .png")
-    if picture.exists():
-        raise ConfigError(f"--picture {picture}: this file is there already; give another name, or remove it")
-    if not picture.parent.is_dir():
-        raise ConfigError(f"--picture {picture}: there is no folder {picture.parent}; make it first")
-
-
 def _draw(records: Sequence[RunRecord], picture: Path) -> None:
     """Draw the curves of runs; of one, all that it recorded."""
     from eomt.training.curves import draw, of_run, of_runs
 
     rows = {str(record.folder): [*record.steps, *record.evaluations] for record in records}
-    content = io.BytesIO()
-    draw(of_run(next(iter(rows.values()))) if len(rows) == 1 else of_runs(rows)).save(content, "PNG")
-    write_aside(picture, content.getvalue())
-    note(f"curves in {picture}")
+    panels = of_run(next(iter(rows.values()))) if len(rows) == 1 else of_runs(rows)
+    write_picture(draw(panels), picture, "curves")

@@ -11,7 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["Line", "Panel", "draw", "of_run", "of_runs"]
+__all__ = [
+    "COLORS",
+    "FRAME",
+    "GRID",
+    "INK",
+    "PAPER",
+    "TEXT",
+    "Line",
+    "Panel",
+    "draw",
+    "font_of",
+    "of_run",
+    "of_runs",
+]
 
 PANEL = 430, 280
 """Width and height of a panel in pixels."""
@@ -107,7 +120,7 @@ def draw(panels: Sequence[Panel], columns: int = 3) -> Image.Image:
         picture.paste(_panel(panel), (number % columns * width, number // columns * height))
     if not panels:
         ImageDraw.Draw(picture).text(
-            (width / 2, height / 2), "nothing was recorded yet", INK, _font(), anchor="mm"
+            (width / 2, height / 2), "nothing was recorded yet", INK, font_of(), anchor="mm"
         )
     return picture
 
@@ -179,8 +192,8 @@ def _panel(panel: Panel) -> Image.Image:
             pen.circle((x, y), 1.3 * SHARPER + 2, color)
     small = large.reduce(SHARPER)
 
-    pen, font = ImageDraw.Draw(small), _font()
-    pen.text((LEFT, TOP - 7), panel.title, INK, _font(TEXT + 1), anchor="ls")
+    pen, font = ImageDraw.Draw(small), font_of()
+    pen.text((LEFT, TOP - 7), panel.title, INK, font_of(TEXT + 1), anchor="ls")
     for tick, x in zip(x_axis.ticks, tick_x, strict=True):
         pen.text((x / SHARPER, TOP + down + 5), _short(tick), INK, font, anchor="ma")
     for tick, y in zip(y_axis.ticks, tick_y, strict=True):
@@ -191,7 +204,7 @@ def _panel(panel: Panel) -> Image.Image:
 
 def _legend(pen: ImageDraw.ImageDraw, lines: Sequence[Line], right: int) -> None:
     """Name the lines below a panel, in a row; those without room are counted."""
-    font, x, y = _font(), float(LEFT), PANEL[1] - 12
+    font, x, y = font_of(), float(LEFT), PANEL[1] - 12
     for number, line in enumerate(lines):
         name = "".join(letter if letter.isprintable() else "?" for letter in line.name)[-32:]
         length = 20 + font.getlength(name) + 12
@@ -237,5 +250,6 @@ def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _font(size: int = TEXT) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int = TEXT) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Give the font of all pictures, in this height."""
     return ImageFont.load_default(size)

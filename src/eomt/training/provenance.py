@@ -35,6 +35,7 @@ __all__ = [
     "record_environment",
     "record_result",
     "record_settings",
+    "versions",
 ]
 
 
@@ -71,7 +72,7 @@ def record_environment(folder: Path, steps: int, accelerator: Accelerator) -> No
         "processors": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": versions(),
         "git": _commit(),
     }
     with (folder / "environment.jsonl").open("a", encoding="utf-8") as file:
@@ -149,19 +150,19 @@ def memory_gib(device: torch.device) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Give the versions of the package and of what it needs."""
-    versions = {}
+    found = {}
     try:
         required = metadata.requires("eomt") or []
     except metadata.PackageNotFoundError:  # not installed, but run from its source
         required = ["torch", "timm", "numpy"]
     for name in ("eomt", *(re.split(r"[^\w.-]", text)[0] for text in required if "extra ==" not in text)):
         try:
-            versions[name] = metadata.version(name)
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _commit() -> str | None:
