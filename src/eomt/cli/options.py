@@ -22,6 +22,7 @@ __all__ = [
     "ClassSource",
     "Device",
     "ImageSize",
+    "Merge",
     "ModelSource",
     "OwnCount",
     "OwnShare",
@@ -52,6 +53,12 @@ OwnShare = Annotated[float | None, tyro.conf.DisallowNone, tyro.conf.arg(metavar
 OwnCount = Annotated[int | None, tyro.conf.DisallowNone, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)]
 Zoom = Annotated[float | None, tyro.conf.DisallowNone, tyro.conf.arg(metavar="FACTOR", help_behavior_hint=OWN)]
 """Pixels of the view for each of the image; None is the model's own."""
+Merge = Annotated[
+    float | None,
+    tyro.conf.DisallowNone,
+    tyro.conf.arg(metavar="SIMILARITY", help_behavior_hint="(default: none are merged)"),
+]
+"""Cosine similarity from which on tokens are merged."""
 ImageSize = Annotated[
     tuple[int, int] | None,
     # A type of its own: of an optional pair, tyro would take all words that follow, images too.

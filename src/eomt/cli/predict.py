@@ -19,6 +19,7 @@ from eomt.cli.options import (
     ClassSource,
     Device,
     ImageSize,
+    Merge,
     ModelSource,
     OwnCount,
     OwnShare,
@@ -92,6 +93,8 @@ class PredictArguments:
     zoom: Zoom = None
     """Pixels of the view for each of the image: larger images are seen in overlapping tiles, and what is found in
     them is joined. 0: the whole image in one view."""
+    merge: Merge = None
+    """Merge patches whose tokens are at least so alike (cosine, such as 0.98): faster, a little less exact."""
     device: Device = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"
@@ -194,6 +197,8 @@ def _predict_all(options: PredictArguments, files: list[Path], failures: list[Fa
             classes=options.classes,
             image_size=options.image_size,  # files of the authors' with DINOv3 do not tell it
         )
+    if options.merge is not None:
+        segmenter.merge_tokens(options.merge)
     thresholds = override_thresholds(segmenter.thresholds, options)
     task = options.task or segmenter.task
     results = ResultFolder(options.out, task, segmenter.categories)

@@ -99,6 +99,14 @@ class Segmenter:
         """The thresholds that are used when a call gives none."""
         return self.info.thresholds
 
+    def merge_tokens(self, threshold: float | None) -> None:
+        """From now on, merge patches that look alike to the model: faster, and a little less exact.
+
+        `threshold` is the cosine similarity from which on tokens are merged, such as 0.98; None: none are (ALGM,
+        arXiv 2406.09936). Raises ConfigError for a model that cannot do it.
+        """
+        self.model.merge_tokens(threshold)
+
     def predict(
         self,
         image: ImageLike,

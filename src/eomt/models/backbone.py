@@ -103,6 +103,11 @@ class Backbone(nn.Module):
             for block in self.vit.blocks[first_block:]:
                 block.attn.num_prefix_tokens = self.num_prefix_tokens + count
 
+    def check_rotations_alike(self) -> None:
+        """Raise ConfigError where every block has a rotation of its own, so that tokens cannot be merged."""
+        if self.rotary and self.vit.rope_mixed:
+            raise ConfigError("tokens cannot be merged: each block of this backbone rotates them in its own way")
+
     def run(
         self,
         index: int,
