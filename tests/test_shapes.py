@@ -55,6 +55,8 @@ def test_a_mask_without_another(hidden):
         ([5, 5, 5, 5], False),  # no polygon, for others to tell
         ([5, 5, "6", 5, 6, 6], False),
         ([5, 5, float("nan"), 5, 6, 6], False),
+        ([5, 5, 10**400, 5, 6, 6], False),  # no float is so large
+        ([5, 5, True, 5, 6, 6], False),
     ],
 )
 def test_specks(ring, speck):

@@ -54,6 +54,7 @@ _MARGIN = 0.1
 """How far a coordinate may lie outside of an image, as a share of its side, where faults are collected."""
 _LOOKED_AT = 100  # files, to tell what kind they are, and ...
 _MAX_LOOKED_AT = 64 << 20  # ... the bytes after which no further one is read
+_FAR = 1e9  # pixels: no image reaches so far, and whole numbers of JSON may be too large for a float
 _SPECK = 40  # numbers: a polygon of more corners has pixels
 _CORNERS = 180  # of the polygon that stands for an ellipse: off by less than a pixel up to a radius of 6000
 
@@ -104,7 +105,9 @@ def has_pixels(rle: Rle) -> bool:
 
 def is_speck(ring: Sequence[object]) -> bool:
     """Tell whether a polygon is so small that it has no pixels, wherever it lies. What is no polygon is none."""
-    if len(ring) > _SPECK or len(ring) < 6 or len(ring) % 2 or not all(type(n) in (int, float) for n in ring):
+    if len(ring) > _SPECK or len(ring) < 6 or len(ring) % 2:
+        return False
+    if not all(isinstance(n, int | float) and type(n) is not bool and abs(n) <= _FAR for n in ring):
         return False
     x, y = np.array(ring, dtype=np.float64).reshape(-1, 2).T
     if not min(np.ptp(x), np.ptp(y)) < 1 or not max(np.ptp(x), np.ptp(y)) < 10_000:
@@ -180,7 +183,7 @@ def looked_at(archive: Archive, names: Sequence[str]) -> Iterator[bytes]:
 def number(value: object, field: str) -> float:
     """Check a number from JSON. Raises ValueError naming the field."""
     require_finite(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e9:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _FAR:
         raise ValueError(f'"{field}" is {value!r:.60}; expected a finite number, in pixels or percent')
     return float(value)
 
@@ -191,7 +194,7 @@ def numbers(text: str, field: str, separator: str = ",") -> list[float]:
         found = [float(part) for part in text.split(separator)]
     except ValueError:
         found = [math.nan]
-    if not all(abs(value) <= 1e9 for value in found):
+    if not all(abs(value) <= _FAR for value in found):
         raise ValueError(f'"{field}" is {text!r:.60}; expected finite numbers with {separator!r} between them')
     return found
 
