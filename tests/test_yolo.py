@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from eomt.data.archive import Archive
+from eomt.data.detect import FORMATS, find_format
 from eomt.data.reader import Split
 from eomt.data.readers.yolo import FORMAT
 from eomt.errors import DataError
@@ -184,11 +185,17 @@ def test_the_yaml_file_makes_no_objects(tmp_path):
     [
         ({"images/x.png": "", "labels/x.txt": BOX}, "data.yaml"),
         ({"data.yaml": "title: something else"}, "names and train or val in data.yaml"),
-        ({"data.yaml": "]"}, "data.yaml that can be read"),
     ],
 )
 def test_what_is_another_layout(tmp_path, files, missing):
     assert FORMAT.missing(save(tmp_path, files)) == missing
+
+
+def test_what_is_wrong_with_the_yaml_file_is_told_where_no_layout_is_recognised(tmp_path):
+    save(tmp_path, {"data.yaml": "train: images\nnames: [a, b\n", "images/x.png": "", "labels/x.txt": TRIANGLE})
+    with pytest.raises(DataError, match=r"\nyolo +no data.yaml that can be read \(.*line 3, column 1.*\n") as told:
+        find_format(tmp_path)
+    assert len(str(told.value).splitlines()) == len(FORMATS) + 2
 
 
 def test_images_without_labels_and_labels_without_an_image_are_counted(tmp_path):

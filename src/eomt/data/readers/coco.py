@@ -309,9 +309,8 @@ def _tell_strangers(found: _Gathered, where: str) -> None:
         if image not in found.pictures:
             texts = (found.text[found.ends[row - 1] if row else 0 : found.ends[row]] for row in rows)
             ids = some(json.loads(text).get("id", "without id") for text in texts)
-            tell(
-                DataError(f'{where}: annotation {ids}: "image_id" is {image!r:.60}, which "images" does not list')
-            )
+            which = f"annotation {ids}" if len(rows) == 1 else f"{len(rows)} annotations ({ids})"
+            tell(DataError(f'{where}: {which}: "image_id" is {image!r:.60}, which "images" does not list'))
 
 
 def _no_category(id: int, labels: Iterable[int]) -> str:

@@ -457,8 +457,8 @@ def _missing(archive: Archive) -> str | None:
         if not files:
             return "data.yaml"
         configs = [_parse(archive, file) for file in files]
-    except DataError:
-        return "data.yaml that can be read"
+    except DataError as error:
+        return f"data.yaml that can be read ({' '.join(str(error).split())})"
     return None if any(map(_is_config, configs)) else "names and train or val in data.yaml"
 
 
