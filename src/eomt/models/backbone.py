@@ -93,9 +93,17 @@ class Backbone(nn.Module):
                 f"images of {height}x{width} pixels: sides must be multiples of the patch size, {self.patch_size}"
             )
         vit = self.vit
-        pixels = vit.patch_embed((images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
+        pixels = vit.patch_embed(self.normalise(images))
         tokens, rope = vit._pos_embed(pixels) if isinstance(vit, Eva) else (vit._pos_embed(pixels), None)
         return vit.norm_pre(tokens), rope
+
+    def normalise(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Bring pixels to the mean and deviation that the backbone was trained with."""
+        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+    def drop_norm(self) -> None:
+        """Part with the final norm, for a model that reads the blocks' tokens as they are."""
+        self.vit.norm = self.vit.fc_norm = nn.Identity()
 
     def prepend(self, count: int, first_block: int) -> None:
         """Tell the blocks from `first_block` on that `count` more tokens stand in front, which are not rotated."""

@@ -177,14 +177,20 @@ class ScaleBlock(nn.Module):
 
     def forward(self, features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b 2*h 2*w d"]:
         """Double height and width."""
-        batch, height, width, channels = features.shape
-        kernel = self.conv1.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [(2 2 out), in]
-        assert self.conv1.bias is not None
-        doubled = functional.linear(features, kernel, self.conv1.bias.repeat(4))
-        doubled = doubled.view(batch, height, width, 2, 2, channels).transpose(2, 3)
-        doubled = doubled.reshape(batch, 2 * height, 2 * width, channels)
+        channels = features.shape[-1]
+        doubled = functional.gelu(double(features, self.conv1))
         kernel = self.conv2.weight.flatten(1).view_as(self.conv2.weight)  # its gradient gets its strides: for DDP
-        mixed = functional.conv2d(functional.gelu(doubled).permute(0, 3, 1, 2), kernel, padding=1, groups=channels)
+        mixed = functional.conv2d(doubled.permute(0, 3, 1, 2), kernel, padding=1, groups=channels)
         mixed = mixed.permute(0, 2, 3, 1)
         upscaled: Tensor = self.norm(mixed)
         return upscaled
+
+
+def double(features: Float[Tensor, "b h w d"], layer: nn.ConvTranspose2d) -> Float[Tensor, "b 2*h 2*w d"]:
+    """Apply a transposed convolution with kernel and stride 2 in token layout: a matrix product and a reshape."""
+    batch, height, width, channels = features.shape
+    assert layer.bias is not None
+    kernel = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [(2 2 out), in]
+    doubled = functional.linear(features, kernel, layer.bias.repeat(4))
+    doubled = doubled.view(batch, height, width, 2, 2, channels).transpose(2, 3)
+    return doubled.reshape(batch, 2 * height, 2 * width, channels)
