@@ -48,7 +48,7 @@ def bars(title: str, rows: Sequence[Bar]) -> Image.Image:
         pen.line((left, middle - ROW / 2, left, middle + ROW / 2), GRID)
         for part, value in row.parts.items():
             color = COLORS[names.index(part) % len(COLORS)]
-            if value * scale >= 0.5:
+            if value * scale >= 1:
                 pen.rectangle((x, middle - BAR / 2, x + value * scale - 1, middle + BAR / 2), color)
             x += value * scale
         pen.text((x + 8, middle), row.note, INK, font, anchor="lm")

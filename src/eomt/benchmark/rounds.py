@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from eomt.timing import measuring
 
-__all__ = ["CLOCKS", "WHOLE", "Clock", "Stages", "Times", "ratios", "time_interleaved"]
+__all__ = ["CLOCKS", "WHOLE", "Clock", "Elsewhere", "Stages", "Times", "ratios", "time_interleaved"]
 
 WHOLE = "whole"
 """The stage that holds all others, and what lies between them."""
@@ -53,6 +53,10 @@ class Times:
             "quartiles": [low * factor, high * factor],
             "rounds": len(self.values),
         }
+
+
+class Elsewhere(dict[str, float]):
+    """Seconds of stages, and of the whole, that another process measured: a run may give them instead."""
 
 
 Stages = dict[str, Times]
@@ -100,7 +104,7 @@ def _in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> Iterator
 def _seconds(run: Callable[[], object], wait: Callable[[], None], clock: Callable[[], float]) -> dict[str, float]:
     with measuring(wait, clock) as seconds:
         started = clock()
-        run()
+        result = run()
         wait()
         whole = clock() - started
-    return {**seconds, WHOLE: whole}
+    return result if isinstance(result, Elsewhere) else {**seconds, WHOLE: whole}

@@ -99,6 +99,8 @@ class Confident:
 
     def __init__(self, count: int, shown: tuple[float, float]) -> None:
         self.count, self.shown = count, shown
+        self.last: QueryLogits | None = None
+        """What it gave last."""
         self._made: dict[tuple[Any, ...], QueryLogits] = {}
 
     def __call__(self, module: nn.Module, images: object, outputs: list[QueryLogits]) -> list[QueryLogits]:
@@ -107,4 +109,5 @@ class Confident:
         key = tuple((part.shape, part.dtype, part.device) for part in last)
         if key not in self._made:
             self._made[key] = confident_logits(last, self.count, self.shown)
-        return [*outputs[:-1], self._made[key]]
+        self.last = self._made[key]
+        return [*outputs[:-1], self.last]

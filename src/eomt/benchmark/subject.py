@@ -21,6 +21,7 @@ from eomt.models.backbone import Backbone
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
 from eomt.timing import stage
+from eomt.types import Prediction
 from eomt.weights.checkpoint import ModelInfo
 
 __all__ = ["BareViT", "Compile", "Setting", "Subject", "bare_run", "build", "prepare", "waiting"]
@@ -63,15 +64,17 @@ class Subject:
     setting: Setting
     segmenter: Segmenter
     photos: list[UInt8[NDArray[Any], "h w 3"]]
-
-    def __call__(self) -> object:
-        """Do what is timed: from pixels to predictions, or through the bare ViT."""
-        return self._run()
+    sure: Confident | None = None
+    """What replaces what random weights say."""
 
     def __post_init__(self) -> None:
         self._run = bare_run(self) if self.setting.bare else self._predict
 
-    def _predict(self) -> object:
+    def __call__(self) -> list[Prediction]:
+        """Do what is timed: from pixels to predictions, or through the bare ViT to none."""
+        return self._run()
+
+    def _predict(self) -> list[Prediction]:
         setting = self.setting
         return self.segmenter.predict_batch(
             self.photos,
@@ -91,6 +94,14 @@ class Subject:
         """What matrix products are computed in."""
         return choose_precision(self.setting.precision, self.segmenter.device)
 
+    @property
+    def shown(self) -> tuple[float, float]:
+        """The shares of a view's height and width that the first photo takes."""
+        height, width = self.photos[0].shape[:2]
+        tiling = plan((height, width), self.view, TASKS[self.segmenter.check_task(self.setting.task)].fit)
+        down, across = (min(1.0, scaled / side) for scaled, side in zip(tiling.scaled, tiling.view, strict=True))
+        return down, across
+
     def views(self) -> UInt8[Tensor, "b 3 h w"]:
         """Give one view an image, as pixels of the device; what they show does not matter to time."""
         height, width = self.view
@@ -104,7 +115,7 @@ def prepare(setting: Setting, beside: Subject | None = None) -> Subject:
     Where another subject has the same model in another precision, or with its queries, the two share it.
     """
     if beside is not None and replace(beside.setting, precision=setting.precision, bare=setting.bare) == setting:
-        return Subject(setting, beside.segmenter, beside.photos)
+        return Subject(setting, beside.segmenter, beside.photos, beside.sure)
     photos = [
         read_image(setting.photo) if isinstance(setting.photo, str) else draw_photo(setting.photo, seed)
         for seed in range(setting.batch)
@@ -113,13 +124,11 @@ def prepare(setting: Setting, beside: Subject | None = None) -> Subject:
     if setting.compile != "off":
         compiled = torch.compile(segmenter.model, mode=setting.compile)
         segmenter.model = cast(EoMT, compiled)  # a module that is called alike
+    subject = Subject(setting, segmenter, photos)
     if isinstance(setting.model, ModelConfig) and not setting.bare:
-        size = photos[0].shape[0], photos[0].shape[1]
-        view = setting.image_size or setting.model.image_size
-        tiling = plan(size, view, TASKS[segmenter.check_task(setting.task)].fit)
-        shares = [min(1.0, scaled / side) for scaled, side in zip(tiling.scaled, tiling.view, strict=True)]
-        segmenter.model.register_forward_hook(Confident(setting.confident, (shares[0], shares[1])))
-    return Subject(setting, segmenter, photos)
+        subject.sure = Confident(setting.confident, subject.shown)
+        segmenter.model.register_forward_hook(subject.sure)
+    return subject
 
 
 def _segmenter(setting: Setting) -> Segmenter:
@@ -157,7 +166,7 @@ class BareViT(nn.Module):
         return tokens
 
 
-def bare_run(subject: Subject) -> Callable[[], object]:
+def bare_run(subject: Subject) -> Callable[[], list[Prediction]]:
     """Give what sends views through the bare ViT of a subject, in its precision."""
     bare: Callable[[Tensor], Tensor] = BareViT(subject.segmenter.model.backbone).eval()
     setting, device = subject.setting, subject.segmenter.device
@@ -166,9 +175,10 @@ def bare_run(subject: Subject) -> Callable[[], object]:
     views, reduced = subject.views(), subject.dtype == torch.bfloat16
 
     @torch.inference_mode()
-    def run() -> object:
+    def run() -> list[Prediction]:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced), stage("forward"):
-            return bare(views)
+            bare(views)
+        return []
 
     return run
 

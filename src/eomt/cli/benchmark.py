@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from eomt.cli import benchmark_peers
+from eomt.cli.benchmark_tables import machine_line, milliseconds, span
 from eomt.cli.console import counted, log_lines, print_json, print_table, printable, progress
-from eomt.cli.options import TASKS, Device, ImageSize, Switch, check_view, parse
+from eomt.cli.options import TASKS, Action, Device, ImageSize, Switch, check_view, parse
 from eomt.cli.picture import check_picture, write_picture
 from eomt.cli.recipes import find
+from eomt.cli.usage import nearest
 from eomt.config import ModelConfig, Precision, TaskName
 from eomt.errors import ConfigError
 from eomt.weights import zoo
@@ -38,6 +41,8 @@ Examples:
   eomt benchmark                             EoMT-S at 640 beside its bare ViT
   eomt benchmark --recipe large --baseline fp32
   eomt benchmark --model runs/first --photo photo.jpg --baseline bundled"""
+
+ACTIONS: dict[str, Action] = {"peers": (benchmark_peers.run, benchmark_peers.PURPOSE)}
 
 WORDS = ("none", "vit", "fp32", "bf16", "eager", "compile")
 """Baselines that are no models."""
@@ -103,8 +108,16 @@ class BenchmarkArguments:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Measure what the arguments name and give the exit code."""
-    options = parse(BenchmarkArguments, arguments, "eomt benchmark", DESCRIPTION)
+    """Measure what the arguments name, or run the action that comes first, and give the exit code."""
+    if arguments and arguments[0] in ACTIONS:
+        return ACTIONS[arguments[0]][0](arguments[1:])
+    if arguments and not arguments[0].startswith("-"):
+        near = nearest(arguments[0], ACTIONS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"eomt benchmark has no action {arguments[0]}{hint}\nActions: {', '.join(ACTIONS)}")
+    listed = "\n".join(f"  {name:<7}{purpose}" for name, (_, purpose) in ACTIONS.items())
+    description = f"{DESCRIPTION}\n\nActions, each with its own --help:\n{listed}"
+    options = parse(BenchmarkArguments, arguments, "eomt benchmark", description)
     _check(options)
     architecture = None if options.model else _architecture(options)
     with log_lines():
@@ -181,19 +194,17 @@ def _measure(options: BenchmarkArguments, architecture: tuple[ModelConfig, TaskN
 def _print(report: "Report") -> None:
     """Print a table of times, and one of the other costs."""
     sides = {"measured": report.measured} | ({} if report.baseline is None else {"baseline": report.baseline})
-    facts = report.machine
-    threads = counted(facts["threads"], "thread")
-    print(printable(f"{facts['device_name']}, {threads}, torch {facts['versions']['torch']}"))
+    print(printable(machine_line(report.machine)))
     for word, side in sides.items():
         print(printable(f"{word}: {name_of(side)}"))
     columns = ["", *(each for word in sides for each in (word, "middle half"))]
     columns += ["ratio", "middle half"] if report.baseline else []
     rows: list[list[str]] = []
     for stage in report.measured.times:
-        row = [stage, *(word for side in sides.values() for word in _in_ms(side, stage))]
+        row = [stage, *(word for side in sides.values() for word in milliseconds(side.times, stage))]
         if report.baseline:
             found = report.ratios.get(stage)
-            row += ["", ""] if found is None else [f"{found.median:.3f}", _span(*found.quartiles, 3)]
+            row += ["", ""] if found is None else [f"{found.median:.3f}", span(*found.quartiles, 3)]
         rows.append(row)
     rounds = counted(len(report.measured.times["whole"].values), "round")
     batch = counted(report.measured.setting.batch, "image")
@@ -211,18 +222,6 @@ def name_of(side: "Contestant") -> str:
     words += ["bare ViT"] if side.setting.bare else []
     words += [] if side.setting.compile == "off" else ["compiled"]
     return " ".join(words)
-
-
-def _in_ms(side: "Contestant", stage: str) -> list[str]:
-    times = side.times.get(stage)
-    if times is None:
-        return ["", ""]
-    low, high = times.quartiles
-    return [f"{times.median * 1e3:.4g}", _span(low * 1e3, high * 1e3, 1)]
-
-
-def _span(low: float, high: float, digits: int) -> str:
-    return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def _mib(side: "Contestant", name: str) -> str:

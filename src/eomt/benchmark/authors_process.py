@@ -1,0 +1,172 @@
+"""The authors' EoMT in a process of its own: run by their interpreter, asked by `authors`. Free of eomt.
+
+    PYTHON authors_process.py FOLDER
+
+FOLDER has request.json (where their code is, the model, the thresholds, the clock, the threads) and weights.bin.
+Then a question comes as a line on standard input, and a line of JSON answers it; arrays go through files there.
+
+    forward   view.npy -> masks.npy, classes.npy      decode   masks.npy, classes.npy -> ids.npy
+    settle    to the precision that is timed          run      seconds of each stage, from photo.npy to ids
+    ids       ids.npy of such a run                   peak     bytes held before and during such a run
+"""
+
+import ctypes
+import gc
+import importlib
+import importlib.metadata
+import itertools
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+VERSIONS = ("torch", "timm", "transformers")
+
+
+class Side:
+    """Their model with its pre- and post-processing, by their own methods."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        request: dict[str, Any] = json.loads((folder / "request.json").read_text())
+        sys.path.insert(0, request["code"])
+        torch.set_num_threads(request["threads"])
+        self.clock = {"wall": time.perf_counter, "processor": time.process_time}[request["clock"]]
+        self.device, self.dtype = torch.device(request["device"]), getattr(torch, request["dtype"])
+        size = tuple(request["image_size"])
+        vit: Any = importlib.import_module("models.vit")
+        eomt: Any = importlib.import_module("models.eomt")
+        panoptic: Any = importlib.import_module("training.mask_classification_panoptic")
+        encoder = vit.ViT(size, request["patch_size"], request["backbone"], ckpt_path="weights.bin")
+        network = eomt.EoMT(
+            encoder, request["classes"], request["queries"], request["joint_blocks"], masked_attn_enabled=False
+        )
+        state = torch.load(folder / "weights.bin", weights_only=True, map_location="cpu")
+        prefix = "network."
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        self.module = panoptic.MaskClassificationPanoptic(
+            network,
+            size,
+            request["classes"],
+            request["stuff"],
+            attn_mask_annealing_enabled=False,
+            mask_thresh=request["score"],
+            overlap_thresh=request["overlap"],
+        )
+        self.module.eval().to(self.device)
+        self.photo = torch.from_numpy(np.load(folder / "photo.npy")).permute(2, 0, 1)
+        self.sure = self._logits("sure_") if (folder / "sure_masks.npy").is_file() else None
+
+    def _logits(self, prefix: str = "") -> tuple[torch.Tensor, torch.Tensor]:
+        masks, classes = (np.load(self.folder / f"{prefix}{name}.npy") for name in ("masks", "classes"))
+        return torch.from_numpy(masks).to(self.device), torch.from_numpy(classes).to(self.device)
+
+    def forward(self) -> dict[str, float]:
+        """Give what the model says of a view."""
+        masks, classes = self.module(torch.from_numpy(np.load(self.folder / "view.npy")).to(self.device))
+        np.save(self.folder / "masks.npy", masks[-1].cpu().numpy())
+        np.save(self.folder / "classes.npy", classes[-1].cpu().numpy())
+        return {}
+
+    def settle(self) -> dict[str, float]:
+        """Convert all weights."""
+        self.module.network.to(self.dtype)
+        return {}
+
+    def decode(self) -> dict[str, float]:
+        """Turn logits into ids."""
+        np.save(self.folder / "ids.npy", self._decode(*self._logits()))
+        return {}
+
+    def _decode(self, masks: torch.Tensor, classes: torch.Tensor) -> Any:
+        module, size = self.module, self.photo.shape[-2:]
+        masks = torch.nn.functional.interpolate(masks, module.img_size, mode="bilinear")
+        masks = module.revert_resize_and_pad_logits_instance_panoptic(masks, [size])
+        (found,) = module.to_per_pixel_preds_panoptic(
+            masks, classes, module.stuff_classes, module.mask_thresh, module.overlap_thresh
+        )
+        return (found[..., 1] + 1).cpu().numpy()  # their void is -1
+
+    def _run(self) -> tuple[Any, dict[str, float]]:
+        times = [self._now()]
+        views = self.module.resize_and_pad_imgs_instance_panoptic([self.photo])
+        times.append(self._now())
+        masks, classes = self.module.network((views.to(self.device) / 255).to(self.dtype))
+        times.append(self._now())
+        ids = self._decode(*(self.sure or (masks[-1].float(), classes[-1].float())))
+        times.append(self._now())
+        stages = ("preprocess", "forward", "decode")
+        seconds = {name: b - a for name, (a, b) in zip(stages, itertools.pairwise(times), strict=True)}
+        return ids, {**seconds, "whole": times[-1] - times[0]}
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return self.clock()
+
+    def run(self) -> dict[str, float]:
+        """Do what is timed."""
+        return self._run()[1]
+
+    def ids(self) -> dict[str, float]:
+        """Give what such a run finds."""
+        np.save(self.folder / "ids.npy", self._run()[0])
+        return {}
+
+    def peak(self) -> dict[str, float]:
+        """Measure the memory of a run."""
+        self._run()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_reserved()
+            self._run()
+            return {"before": before, "most": torch.cuda.max_memory_reserved()}
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is held now
+        except (OSError, AttributeError):
+            return {"before": 0, "most": 0}
+        before = held("VmRSS")
+        self._run()
+        return {"before": before, "most": held("VmHWM")}
+
+
+def held(what: str) -> int:
+    """Read a memory figure of this process, in bytes."""
+    line = re.search(rf"^{what}:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1024 * int(line[1]) if line else 0
+
+
+def main() -> None:
+    """Answer questions until they end."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what their code prints is no answer
+    side: Any = None
+    questions = {"forward", "settle", "decode", "run", "ids", "peak"}
+    for line in sys.stdin:
+        question = line.strip()
+        try:
+            with torch.inference_mode():
+                if question == "load":
+                    side = Side(Path(sys.argv[1]))
+                    answer: dict[str, Any] = {name: importlib.metadata.version(name) for name in VERSIONS}
+                elif question in questions:
+                    answer = getattr(side, question)()
+                else:
+                    raise ValueError(f"unknown question {question}")
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
