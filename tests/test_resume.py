@@ -18,7 +18,16 @@ import torch
 
 from conftest import TOY
 from eomt.cli import main
-from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe, TrackConfig, to_json
+from eomt.config import (
+    AugmentConfig,
+    DataConfig,
+    LossConfig,
+    OptimConfig,
+    Recipe,
+    TrackConfig,
+    from_json,
+    to_json,
+)
 from eomt.errors import ConfigError, DataError, ModelError, ResourceError
 from eomt.training import loop, state
 from eomt.training.loop import train
@@ -39,7 +48,7 @@ def recipe(root: Path, workers: int = 0, **optim: object) -> Recipe:
         data=DataConfig(root=str(root), batch_size=4, micro_batch=2, workers=workers),
         augment=AugmentConfig(scale=(0.8, 1.2), color=True),
         loss=LossConfig(num_points=128),
-        optim=OptimConfig(lr=1e-3, layer_decay=0.9, ema=0.9, **optim),
+        optim=OptimConfig(**{"lr": 1e-3, "layer_decay": 0.9, "ema": 0.9, **optim}),
         device="cpu",
         track=TrackConfig(to="none", images=2),
     )
@@ -298,3 +307,20 @@ def test_a_file_that_may_not_grow_ends_a_run_which_goes_on_later(whole, shapes, 
     assert [path.name for path in (tmp_path / "run" / "states").iterdir()] == [kept.name]
     train(recipe(shapes), tmp_path / "run", resume=True)
     assert_same_run(whole, tmp_path / "run")
+
+
+def test_what_was_changed_stays_so(whole: Path, shapes: Path, tmp_path: Path) -> None:
+    """A run that goes on otherwise, and is stopped again, is the changed one: no option has to be repeated."""
+    shutil.copytree(whole, tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "settings.json").read_text())
+    longer = replace(recipe(shapes, lr=5e-4), steps=STEPS + 2)
+    train(longer, tmp_path / "run", resume=True, change=True)
+    kept = from_json(Recipe, json.loads((tmp_path / "run" / "recipe.json").read_text()))
+    assert (kept.steps, kept.optim.lr) == (STEPS + 2, 5e-4)
+    assert kept.model.weights == from_json(Recipe, json.loads((whole / "recipe.json").read_text())).model.weights
+    after = json.loads((tmp_path / "run" / "settings.json").read_text())
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"steps", "optim.lr"}
+    assert after["steps"] == {"value": STEPS + 2, "origin": "changed later"}
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0  # nothing is left to do
+    assert len([row for row in curve(tmp_path / "run") if "loss" in row]) == STEPS + 2

@@ -14,6 +14,7 @@ __all__ = [
     "ModelError",
     "NonFiniteError",
     "ResourceError",
+    "is_lost_process",
     "is_out_of_memory",
 ]
 
@@ -79,3 +80,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     said = ("can't allocate memory", "MPS backend out of memory")
     return "OutOfMemoryError" in kinds or ("RuntimeError" in kinds and any(words in str(error) for words in said))
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Tell whether another of the processes that compute together has ended, without importing torch for it."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return "DistError" in kinds or (
+        "RuntimeError" in kinds and "gloo" in str(error) and any(words in str(error) for words in said)
+    )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from eomt.errors import ConfigError, EomtError, ResourceError, is_out_of_memory
+from eomt.errors import ConfigError, EomtError, ResourceError, is_lost_process, is_out_of_memory
 from eomt.files import DISK_IS_FULL
 
 __all__ = [
@@ -107,6 +107,11 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
         where = f"{error.filename}: " if error.filename else ""
         return EXIT_CODES_OF_SYSTEM[error.errno], [f"{where}{error.strerror}"]
     first = str(error).splitlines()[0] if str(error) else ""
+    if is_lost_process(error):
+        return 1, [
+            "another of the processes that compute together has ended, or cannot be reached",
+            f"What it said last tells why. ({first})",
+        ]
     return 1, [
         f"unexpected {type(error).__name__}: {first}",
         "This is a fault of the program, or of the machine, that it did not foresee. "

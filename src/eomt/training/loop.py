@@ -43,6 +43,7 @@ from eomt.training.setup import (
     announce,
     build,
     build_accelerator,
+    change_run,
     check,
     check_same_data,
     check_shares,
@@ -174,8 +175,9 @@ def train(
 
     `resume` goes on with the run in `out` from its newest state that is whole, as if it had never stopped: with
     the same data and recipe to the same weights, bit by bit on the same machine. `"auto"` does so where it has a
-    state, and else begins it. Data files of other names or sizes are refused, unless `change`. `origins` says
-    where settings come from, by dotted name, for the run's settings.json.
+    state, and else begins it. Data files of other names or sizes are refused, unless `change`: then the run's data
+    and recipe are these from now on. `origins` says where settings come from, by dotted name, for the run's
+    settings.json.
 
     Raises ConfigError when `out` holds something already, DataError, ModelError, and NonFiniteError when the
     loss or a gradient is not finite. Nothing is written before data and model are at hand. Ctrl-C and SIGTERM end
@@ -192,6 +194,11 @@ def train(
     facts = data_facts(run.recipe, run.train_data, run.val_data)
     if resume:
         check_same_data(folder, facts, change)
+        if change and accelerator.is_main_process:
+            weights = replace(
+                run.recipe.model, weights=recipe.model.weights
+            )  # in the state, but once they were these
+            change_run(folder, replace(run.recipe, model=weights), facts)
     elif accelerator.is_main_process:
         open_run(folder, recipe, run.recipe, origins, facts)
     with (

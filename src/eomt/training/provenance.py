@@ -31,6 +31,7 @@ __all__ = [
     "compare_data",
     "data_facts",
     "memory_gib",
+    "record_changes",
     "record_data",
     "record_environment",
     "record_result",
@@ -55,6 +56,20 @@ def record_settings(folder: Path, given: Recipe, settled: Recipe, origins: Mappi
 
     rows = {name: {"value": value, "origin": origin(name)} for name, value in after.items()}
     _write(folder / "settings.json", rows)
+
+
+def record_changes(folder: Path, recipe: Recipe) -> None:
+    """Write the settings that differ from those that a run had so far; the others keep their origins."""
+    path = folder / "settings.json"
+    try:
+        rows = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):  # an earlier version's run, or damaged
+        rows = {}
+    for name, value in json.loads(json.dumps(flat(to_json(recipe)))).items():  # tuples are lists there
+        row = rows.get(name)
+        if not isinstance(row, dict) or "value" not in row or row["value"] != value:
+            rows[name] = {"value": value, "origin": "changed later"}
+    _write(path, rows)
 
 
 def record_environment(folder: Path, steps: int, accelerator: Accelerator) -> None:

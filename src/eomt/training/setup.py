@@ -27,7 +27,7 @@ from eomt.files import write_aside
 from eomt.inference.tiles import lay
 from eomt.models.eomt import EoMT
 from eomt.tasks import TASKS
-from eomt.training.provenance import compare_data, record_data, record_settings
+from eomt.training.provenance import compare_data, record_changes, record_data, record_settings
 from eomt.training.rendezvous import join_again
 from eomt.training.trackers import check_tracker
 from eomt.types import Dataset
@@ -38,6 +38,7 @@ __all__ = [
     "announce",
     "build",
     "build_accelerator",
+    "change_run",
     "check",
     "check_same_data",
     "check_shares",
@@ -167,6 +168,13 @@ def open_run(
     folder.mkdir(parents=True, exist_ok=True)
     write_aside(folder / "recipe.json", json.dumps(to_json(recipe), indent=1).encode())
     record_settings(folder, given, recipe, origins)
+    record_data(folder, facts)
+
+
+def change_run(folder: Path, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+    """Write into the run folder with what a run goes on from now on, where that may have been changed."""
+    write_aside(folder / "recipe.json", json.dumps(to_json(recipe), indent=1).encode())
+    record_changes(folder, recipe)
     record_data(folder, facts)
 
 
