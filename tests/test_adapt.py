@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conftest import TOY
-from eomt.config import AugmentConfig, DataConfig, LossConfig, ModelConfig, OptimConfig, Recipe
+from eomt.config import AugmentConfig, DataConfig, LossConfig, ModelConfig, OptimConfig, Recipe, TrackConfig
 from eomt.errors import ConfigError
 from eomt.models.eomt import EoMT
 from eomt.training import setup, state
@@ -143,6 +143,7 @@ def recipe(root: Path, **optim: object) -> Recipe:
         augment=AugmentConfig(scale=(0.8, 1.2)),
         loss=LossConfig(num_points=128),
         optim=OptimConfig(lr=1e-2, ema=0.9, lora=4, **optim),
+        track=TrackConfig(report=False),
         device="cpu",
     )
 

@@ -125,8 +125,8 @@ def test_segments_of_an_image() -> None:
     ("task", "metric", "names"),
     [
         ("panoptic", PanopticQuality, ["confusion", "by_size", "calibration", "segments"]),
-        ("instance", MaskAP, ["segments"]),
-        ("semantic", MeanIoU, ["boundary"]),
+        ("instance", MaskAP, ["confusion", "by_size", "segments", "calibration", "thresholds"]),
+        ("semantic", MeanIoU, ["boundary", "confusion"]),
     ],
 )
 def test_details_go_along_with_a_metric_and_merge_exactly(task, metric, names) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 SETTINGS = (
     "small --task instance --model.backbone test_vit --model.weights none --model.image-size 64 64 "
     "--model.num-queries 12 --model.num-joint-blocks 2 --data.batch-size 4 --data.micro-batch 2 --data.workers 0 "
-    "--loss.num-points 128 --optim.lr 1e-3 --optim.ema 0.9 --device cpu --precision fp32"
+    "--loss.num-points 128 --optim.lr 1e-3 --optim.ema 0.9 --device cpu --precision fp32 --track.no-report"
 )
 TWENTY = [*SETTINGS.split(), "--steps", "20", "--evaluate-every", "1"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

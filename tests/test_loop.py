@@ -37,7 +37,7 @@ def recipe(root: Path, **changes: object) -> Recipe:
         loss=LossConfig(num_points=256),
         optim=OptimConfig(lr=1e-3, layer_decay=1.0),
         device="cpu",
-        track=TrackConfig(to="none"),
+        track=TrackConfig(to="none", report=False),
     )
     return replace(toy, **changes)
 

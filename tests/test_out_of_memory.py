@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import TOY
-from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe
+from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe, TrackConfig
 from eomt.errors import NonFiniteError, ResourceError, is_out_of_memory
 from eomt.training import capture, loop, state
 from eomt.training.loop import train
@@ -27,6 +27,7 @@ def recipe(root: Path, micro_batch: int | None = None, steps: int = 2) -> Recipe
         augment=AugmentConfig(scale=(0.8, 1.2)),
         loss=LossConfig(num_points=128),
         optim=OptimConfig(lr=1e-3, layer_decay=1.0, ema=0.9),
+        track=TrackConfig(report=False),
         device="cpu",
     )
 

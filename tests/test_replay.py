@@ -12,7 +12,7 @@ import torch
 
 from conftest import TOY
 from eomt import cli
-from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe
+from eomt.config import AugmentConfig, DataConfig, LossConfig, OptimConfig, Recipe, TrackConfig
 from eomt.errors import DataError, NonFiniteError
 from eomt.models.eomt import ScaleBlock
 from eomt.training import capture, loop
@@ -32,6 +32,7 @@ def recipe(root: Path, **optim: object) -> Recipe:
         augment=AugmentConfig(scale=(0.8, 1.2)),
         loss=LossConfig(num_points=128),
         optim=OptimConfig(**{"lr": 1e-3, **optim}),
+        track=TrackConfig(report=False),
         device="cpu",
     )
 

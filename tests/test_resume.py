@@ -50,7 +50,7 @@ def recipe(root: Path, workers: int = 0, **optim: object) -> Recipe:
         loss=LossConfig(num_points=128),
         optim=OptimConfig(**{"lr": 1e-3, "layer_decay": 0.9, "ema": 0.9, **optim}),
         device="cpu",
-        track=TrackConfig(to="none", images=2),
+        track=TrackConfig(to="none", images=2, report=False),
     )
 
 

@@ -222,6 +222,8 @@ class TrackConfig:
     """Project, or experiment, that the run belongs to there."""
     images: int = 4
     """Validation images that are drawn with their predictions at each evaluation, always the same; 0: none."""
+    report: bool = True
+    """At the end, judge the best model once more from all sides and write report/report.html (eomt report RUN)."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from eomt.errors import DataError
 from eomt.masks import IdMap
 from eomt.types import Category, Prediction, Sample
 
-__all__ = ["Tile", "contact_sheet", "overlay", "segment_colors"]
+__all__ = ["ERROR_COLORS", "Tile", "contact_sheet", "error_picture", "overlay", "segment_colors", "thumbnail"]
 
 LABEL_EDGE = (20, 20, 20)
 STRIP = 64
@@ -29,6 +29,10 @@ PAPER, INK, PALE = (255, 255, 255), (30, 30, 30), (225, 225, 225)
 MARGIN, TEXT, LINE, SWATCH, GAP = 10, 13, 19, 16, 10
 """Pixels between the tiles of a sheet, of its letters, of a line, of a colour in it, and between two names."""
 LEGEND_LINES = 2
+
+ERROR_COLORS = ((0, 0, 0), (0, 114, 220), (225, 80, 0), (200, 90, 170), (240, 215, 40), (128, 128, 128))
+"""Of what is right, missed, false, of a wrong class, of a wrong object, not judged, in the order of
+`outcomes.PIXELS`; also for readers who do not tell red from green."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Legend = list[tuple[tuple[int, int, int] | None, str]]
@@ -212,10 +216,10 @@ def _picture(tile: Tile, side: int) -> Image.Image:
     """Draw the image of one tile; a pale square where there is none."""
     if isinstance(tile.sample, str):
         return Image.new("RGB", (side, side // 2), PALE)
-    return _small_overlay(tile.sample, tile.categories, side)
+    return thumbnail(tile.sample, tile.categories, side)
 
 
-def _small_overlay(sample: Sample, categories: tuple[Category, ...], side: int) -> Image.Image:
+def thumbnail(sample: Sample, categories: tuple[Category, ...], side: int) -> Image.Image:
     """Draw the segments of a sample, smaller ones on top, on an image that is scaled to fit a square."""
     segments = sample.segments
     order = np.argsort(segments.masks.areas(), kind="stable")
@@ -223,12 +227,28 @@ def _small_overlay(sample: Sample, categories: tuple[Category, ...], side: int) 
     labels = segments.labels.numpy()[kept]
     drawn = Prediction(segments.masks.select(kept.tolist()), labels, np.ones(len(kept)), categories)
     height, width = segments.masks.size
-    scale = side / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    x, y = (((np.arange(n) + 0.5) * old / n).astype(np.intp) for n, old in zip(size, (width, height), strict=True))
+    size, x, y = _fit(width, height, side)
     small = Prediction(IdMap(drawn.id_map().ids[np.ix_(y, x)], len(kept)), labels, drawn.scores, categories)
     picture = Image.fromarray(sample.image.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.BICUBIC)
     return Image.fromarray(overlay(np.asarray(picture), small, labels=False))
+
+
+def error_picture(image: UInt8[np.ndarray, "h w 3"], codes: UInt8[np.ndarray, "h w"], side: int) -> Image.Image:
+    """Draw what is wrong on a pale grey image that is scaled to fit a square; colours are those of `codes`."""
+    size, x, y = _fit(image.shape[1], image.shape[0], side)
+    grey = np.asarray(Image.fromarray(image).convert("L").resize(size, Image.Resampling.BICUBIC))[..., None]
+    chosen = codes[np.ix_(y, x)]
+    colors = np.array(ERROR_COLORS, dtype=np.float32)[chosen]
+    strengths = np.array([0.0, *[0.75] * (len(ERROR_COLORS) - 2), 0.15], dtype=np.float32)[chosen][..., None]
+    return Image.fromarray(np.rint(grey * 0.75 * (1 - strengths) + colors * strengths).astype(np.uint8))
+
+
+def _fit(width: int, height: int, side: int) -> tuple[tuple[int, int], NDArray[np.intp], NDArray[np.intp]]:
+    """Give the size that fits a square, and the columns and rows of the original that it shows."""
+    scale = side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    x, y = (((np.arange(n) + 0.5) * old / n).astype(np.intp) for n, old in zip(size, (width, height), strict=True))
+    return size, x, y
 
 
 def _legend(tile: Tile) -> Legend:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from eomt.benchmark.rounds import WHOLE, Stages
-from eomt.training.curves import COLORS, GRID, INK, PAPER, font_of
+from eomt.training.curves import LIGHT, font_of
 
 __all__ = ["Bar", "bars", "stages_bar"]
 
@@ -39,22 +39,22 @@ def bars(title: str, rows: Sequence[Bar]) -> Image.Image:
     left = MARGIN + max(font.getlength(row.name) for row in rows) + 10
     most = max(sum(row.parts.values()) for row in rows) or 1.0
     scale = (WIDTH - left - ROOM) / most
-    picture = Image.new("RGB", (WIDTH, TITLE + ROW * len(rows) + LEGEND + MARGIN), PAPER)
+    picture = Image.new("RGB", (WIDTH, TITLE + ROW * len(rows) + LEGEND + MARGIN), LIGHT.paper)
     pen = ImageDraw.Draw(picture)
-    pen.text((MARGIN, TITLE - 9), title, INK, font_of(14), anchor="ls")
+    pen.text((MARGIN, TITLE - 9), title, LIGHT.ink, font_of(14), anchor="ls")
     for number, row in enumerate(rows):
         x, middle = left, TITLE + ROW * number + ROW / 2
-        pen.text((left - 8, middle), row.name, INK, font, anchor="rm")
-        pen.line((left, middle - ROW / 2, left, middle + ROW / 2), GRID)
+        pen.text((left - 8, middle), row.name, LIGHT.ink, font, anchor="rm")
+        pen.line((left, middle - ROW / 2, left, middle + ROW / 2), LIGHT.grid)
         for part, value in row.parts.items():
-            color = COLORS[names.index(part) % len(COLORS)]
+            color = LIGHT.lines[names.index(part) % len(LIGHT.lines)]
             if value * scale >= 1:
                 pen.rectangle((x, middle - BAR / 2, x + value * scale - 1, middle + BAR / 2), color)
             x += value * scale
-        pen.text((x + 8, middle), row.note, INK, font, anchor="lm")
+        pen.text((x + 8, middle), row.note, LIGHT.ink, font, anchor="lm")
     x, y = left, TITLE + ROW * len(rows) + LEGEND / 2
     for number, name in enumerate(names if len(names) > 1 else ()):
-        pen.rectangle((x, y - 5, x + 10, y + 5), COLORS[number % len(COLORS)])
-        pen.text((x + 16, y), name, INK, font, anchor="lm")
+        pen.rectangle((x, y - 5, x + 10, y + 5), LIGHT.lines[number % len(LIGHT.lines)])
+        pen.text((x + 16, y), name, LIGHT.ink, font, anchor="lm")
         x += 16 + font.getlength(name) + 18
     return picture

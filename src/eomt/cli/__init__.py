@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from eomt.cli.console import report
+from eomt.cli.console import report as report_error
 
 __all__ = ["main"]
 
 COMMANDS = {
     "train": ("eomt.cli.train", "Train or fine-tune a model on your data set."),
     "eval": ("eomt.cli.evaluate", "Measure a model on an annotated data set: PQ, mask AP, mIoU."),
+    "report": (
+        "eomt.cli.report",
+        "Show why a run is as good as it is, on one page: errors, worst images, curves.",
+    ),
     "convert": (
         "eomt.cli.convert",
         "Read a model in any layout, write it in another: ours, Hugging Face's, the authors'.",
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        return report(error, with_traceback)
+        return report_error(error, with_traceback)
 
 
 def _dispatch(arguments: list[str]) -> int:

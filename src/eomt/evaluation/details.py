@@ -5,7 +5,7 @@ figures are left to `metrics`.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,16 +15,21 @@ from scipy.ndimage import minimum_filter1d
 from eomt.categories import Category
 from eomt.config import TaskName
 from eomt.evaluation.metrics import Metric, Metrics
-from eomt.evaluation.overlaps import Overlaps, painted
+from eomt.evaluation.outcomes import shown
+from eomt.evaluation.overlaps import Overlaps, class_pixels, painted
 from eomt.timing import stage
 from eomt.types import ANY_CLASS, Prediction, Segments
 
 __all__ = [
+    "SCORES",
     "BoundaryIoU",
     "Calibration",
     "Confusion",
     "Detail",
     "Detailed",
+    "Likely",
+    "PixelConfusion",
+    "ScoreCurve",
     "SegmentCounts",
     "SizeQuality",
     "detailed",
@@ -32,6 +37,12 @@ __all__ = [
 
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, math.inf)}
 """COCO's, in pixels of a segment."""
+SCORES = tuple(step / 20 for step in range(2, 20))
+"""Thresholds of the score that are compared: 0.1 to 0.95."""
+
+
+Counted = Callable[[Prediction, Segments], Overlaps]
+"""Which pixels of an image are judged."""
 
 
 @runtime_checkable
@@ -79,11 +90,32 @@ def detailed(task: TaskName, metric: Metric, categories: tuple[Category, ...]) -
     """Put the details of a task beside its metric."""
     names = [category.name for category in categories]
     if task == "semantic":
-        return Detailed(metric, [BoundaryIoU(names)])
+        return Detailed(metric, [BoundaryIoU(names), PixelConfusion(names)])
     counts = SegmentCounts()
-    if task == "instance":  # its masks overlap, and most of its hundred are not meant to be seen
-        return Detailed(metric, [counts])
+    if task == "instance":  # its masks overlap: a pixel belongs to the one with the highest score
+        of = Overlaps.of_instances
+        likely = [Likely(Confusion(names, of)), Likely(SizeQuality(names, of)), Likely(counts)]
+        return Detailed(metric, [*likely, Calibration(of=of), ScoreCurve()])
     return Detailed(metric, [Confusion(names), SizeQuality(names), Calibration(), counts])
+
+
+class Likely:
+    """A detail of the instances that are meant to be seen: each query is one, however unlikely."""
+
+    def __init__(self, detail: Detail) -> None:
+        self.detail, self.name = detail, detail.name
+
+    def update(self, prediction: Prediction, segments: Segments) -> None:
+        """Count the likely segments of one image."""
+        self.detail.update(shown(prediction, "instance"), segments)
+
+    def merge(self, other: "Likely") -> None:
+        """Take over the counts of another one."""
+        self.detail.merge(other.detail)
+
+    def compute(self) -> Any:
+        """Give what the detail says."""
+        return self.detail.compute()
 
 
 class Confusion:
@@ -94,13 +126,13 @@ class Confusion:
 
     name = "confusion"
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
+    def __init__(self, names: list[str], of: Counted = Overlaps.of) -> None:
+        self.names, self.of = names, of
         self.matrix = np.zeros((len(names) + 1, len(names) + 1), dtype=np.int64)
 
     def update(self, prediction: Prediction, segments: Segments) -> None:
         """Count the segments of one image."""
-        overlaps, background = Overlaps.of(prediction, segments), len(self.names)
+        overlaps, background = self.of(prediction, segments), len(self.names)
         matches = overlaps.matches(of_any_class=True)
         true, found = np.nonzero(matches)
         np.add.at(self.matrix, (overlaps.true_labels[true], overlaps.found_labels[found]), 1)
@@ -120,19 +152,27 @@ class Confusion:
         return {"classes": [*self.names, "(background)"], "matrix": self.matrix.tolist()}
 
 
+class PixelConfusion(Confusion):
+    """What pixels of each class are taken for. The last column is what has no class; void is left out."""
+
+    def update(self, prediction: Prediction, segments: Segments) -> None:
+        """Count the pixels of one image."""
+        self.matrix[:-1] += class_pixels(prediction, segments)[:-1]
+
+
 class SizeQuality:
     """PQ, SQ and RQ by size: of matched and missed segments that of the annotation, of wrong ones their own."""
 
     name = "by_size"
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
+    def __init__(self, names: list[str], of: Counted = Overlaps.of) -> None:
+        self.names, self.of = names, of
         self.ious: dict[tuple[str, int], list[float]] = {}
         self.unmatched: dict[tuple[str, int], int] = {}
 
     def update(self, prediction: Prediction, segments: Segments) -> None:
         """Count the segments of one image."""
-        overlaps = Overlaps.of(prediction, segments)
+        overlaps = self.of(prediction, segments)
         matches = overlaps.matches()
         for t, f in np.argwhere(matches):
             key = _size(int(overlaps.true_areas[t])), int(overlaps.true_labels[t])
@@ -182,13 +222,14 @@ class Calibration:
 
     name = "calibration"
 
-    def __init__(self, bins: int = 10) -> None:
+    def __init__(self, bins: int = 10, of: Counted = Overlaps.of) -> None:
+        self.of = of
         self.counts = np.zeros((bins, 2), dtype=np.int64)  # all, right
         self.scores: list[list[float]] = [[] for _ in range(bins)]
 
     def update(self, prediction: Prediction, segments: Segments) -> None:
         """Count the segments of one image."""
-        overlaps = Overlaps.of(prediction, segments)
+        overlaps = self.of(prediction, segments)
         matches = overlaps.matches()
         right: NDArray[np.bool_] = np.any(matches, axis=0)
         wrong = overlaps.extra(matches)
@@ -214,6 +255,49 @@ class Calibration:
             bins.append(row | {"score": total / count, "right": right / count} if count else row)
         every = int(self.counts[:, 0].sum())
         return {"ECE": gap / every if every else None, "bins": bins}
+
+
+class ScoreCurve:
+    """PQ and F1 of instances, all classes as one, of those above each score; of `SCORES`, which is the best.
+
+    What has a lower score lies below, so that leaving it out changes nothing of the others.
+    """
+
+    name = "thresholds"
+
+    def __init__(self) -> None:
+        self.right: list[tuple[float, float]] = []  # score and IoU
+        self.wrong: list[float] = []
+        self.annotated = 0
+
+    def update(self, prediction: Prediction, segments: Segments) -> None:
+        """Count the segments of one image."""
+        overlaps = Overlaps.of_instances(prediction, segments)
+        matches = overlaps.matches()
+        for t, f in np.argwhere(matches):
+            iou = float(overlaps.both[t, f] / overlaps.union[t, f])
+            self.right.append((float(prediction.scores[f]), iou))
+        self.wrong += prediction.scores[overlaps.extra(matches)].tolist()
+        self.annotated += int(matches.sum() + overlaps.missed(matches).sum())
+
+    def merge(self, other: "ScoreCurve") -> None:
+        """Take over the counts of another one."""
+        self.right += other.right
+        self.wrong += other.wrong
+        self.annotated += other.annotated
+
+    def compute(self) -> dict[str, Any]:
+        """Give the scores, PQ and F1 above each, and the score of the greatest F1."""
+        quality, f1 = [], []
+        for score in SCORES:
+            ious = [iou for each, iou in self.right if each >= score]
+            wrong = sum(each >= score for each in self.wrong)
+            weight = (len(ious) + wrong + self.annotated) / 2  # TP + FP / 2 + FN / 2
+            quality.append(math.fsum(ious) / weight if weight else None)
+            f1.append(len(ious) / weight if weight else None)
+        known = [(each, score) for each, score in zip(f1, SCORES, strict=True) if each is not None]
+        best = max(known, key=lambda each: each[0])[1] if known else None
+        return {"scores": list(SCORES), "PQ": quality, "F1": f1, "best": best}
 
 
 class SegmentCounts:

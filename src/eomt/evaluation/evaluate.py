@@ -21,7 +21,7 @@ from eomt.evaluation.metrics import Metric
 from eomt.inference.segmenter import Segmenter
 from eomt.tasks import TASKS
 from eomt.timing import measuring, stage
-from eomt.types import ANY_CLASS, Category, Dataset
+from eomt.types import ANY_CLASS, Category, Dataset, Prediction, Sample
 
 __all__ = ["Evaluation", "Judges", "evaluate", "summary", "with_details"]
 
@@ -84,6 +84,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     skip_bad: bool = False,
     details: bool = False,
+    watch: Callable[[int, Sample, Mapping[TaskName, Prediction]], None] | None = None,
     share: tuple[int, int] = (0, 1),
     gather: Callable[[list[Any]], list[Any]] | None = None,
 ) -> Evaluation:
@@ -94,7 +95,8 @@ def evaluate(
     `image_size` and `zoom` are those of `Segmenter.predict`. `groups` maps an image id to the name of its group,
     whose figures are then given too. `progress` is called with images done and in all.
 
-    `details` tells more of all images: by size, confusions, calibration, edges.
+    `details` tells more of all images: by size, confusions, calibration, edges. `watch` is called with each image:
+    its place, the image with its segments in the model's labels, and what was found.
 
     An image that cannot be read ends it, or with `skip_bad` is logged, left out and not counted in `images`.
 
@@ -138,6 +140,8 @@ def evaluate(
         for judge in concerned:
             for task, prediction in predictions.items():
                 judge[task].update(prediction, segments, sample.image_id)
+        if watch is not None:
+            watch(index, replace(sample, segments=segments), predictions)
         if progress is not None:
             progress(index + 1, len(dataset))
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from eomt.categories import Category
 from eomt.errors import DataError
-from eomt.evaluation.overlaps import Overlaps, painted, shared_pixels
+from eomt.evaluation.overlaps import Overlaps, class_pixels
 from eomt.masks import EncodedMasks
 from eomt.timing import stage
 from eomt.types import ANY_CLASS, Prediction, Segments
@@ -231,14 +231,7 @@ class MeanIoU:
     def update(self, prediction: Prediction, segments: Segments, image_id: str) -> None:
         """Count the pixels of one image."""
         _check(prediction, segments, image_id, self._images, self.categories)
-        classes = len(self.categories)
-        labels = segments.labels.numpy()
-        true = np.where(labels == ANY_CLASS, classes, labels)
-        shared = shared_pixels(painted(segments.masks), prediction.id_map().ids, len(true), len(prediction))
-        confusion = np.zeros((classes + 1, classes + 1), dtype=np.int64)
-        pairs = np.append(classes, true), np.append(classes, prediction.labels)  # id 0 is void
-        np.add.at(confusion, np.ix_(*pairs), shared)
-        self._confusion += confusion[:classes]
+        self._confusion += class_pixels(prediction, segments)[:-1]
         self._images.add(image_id)
 
     def merge(self, other: "MeanIoU") -> None:

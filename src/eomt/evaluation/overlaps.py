@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from eomt.categories import Category
 from eomt.masks import EncodedMasks, IdMap
 from eomt.types import ANY_CLASS, Prediction, Segments
 
-__all__ = ["Overlaps", "painted", "shared_pixels"]
+__all__ = ["Overlaps", "class_pixels", "painted", "shared_pixels", "things_of"]
 
 _AT_ONCE = 2**18  # pixels
 
@@ -34,19 +35,29 @@ class Overlaps:
     """Pixels of each predicted segment on void or on crowds of its class, [m]."""
 
     @classmethod
-    def of(cls, prediction: Prediction, segments: Segments) -> "Overlaps":
-        """Count the pixels of one image."""
+    def of(cls, prediction: Prediction, segments: Segments, void_is_neutral: bool = True) -> "Overlaps":
+        """Count the pixels of one image. Where void is not neutral, what is found there is wrong."""
         true, found = segments.labels.numpy(), prediction.labels
         crowd, ignored = segments.is_crowd.numpy(), segments.labels.numpy() == ANY_CLASS
         shared = shared_pixels(painted(segments.masks), prediction.id_map().ids, len(true), len(found))
-        shared[0] += shared[1:][ignored].sum(0)  # what stands for any class is void
+        void = shared[1:][ignored].sum(0) + shared[0] * void_is_neutral  # what stands for any class is void
+        shared[0] += shared[1:][ignored].sum(0)
         shared[1:][ignored] = 0
-        both = shared[1:, 1:]
-        true_areas, found_areas, void = shared[1:].sum(1), shared[:, 1:].sum(0), shared[0, 1:]
+        both, void = shared[1:, 1:], void[1:]
+        true_areas, found_areas = shared[1:].sum(1), shared[:, 1:].sum(0)
         union = true_areas[:, None] + found_areas[None] - both - void[None]
         own_crowds = crowd[:, None] & (true[:, None] == found[None])
         neutral = void + (both * own_crowds).sum(0)
         return cls(true, found, crowd, true_areas, found_areas, both, union, neutral)
+
+    @classmethod
+    def of_instances(cls, prediction: Prediction, segments: Segments) -> "Overlaps":
+        """Count the pixels of things alone: what is found outside of them is wrong, as in mask AP.
+
+        Of masks that overlap, a pixel belongs to the one with the highest score.
+        """
+        things = things_of(segments, prediction.categories)
+        return cls.of(prediction, things, void_is_neutral=False)
 
     @property
     def same_class(self) -> NDArray[np.bool_]:
@@ -72,6 +83,12 @@ class Overlaps:
         return missed
 
 
+def things_of(segments: Segments, categories: tuple[Category, ...]) -> Segments:
+    """Keep the things, and what stands for any class."""
+    labels = segments.labels.tolist()
+    return segments.select([i for i, k in enumerate(labels) if k == ANY_CLASS or categories[k].is_thing])
+
+
 def painted(masks: EncodedMasks) -> NDArray[np.int32]:
     """Give every pixel the number, from 1, of the last mask that covers it, [h w]; 0 where none does."""
     if isinstance(masks, IdMap):
@@ -80,6 +97,17 @@ def painted(masks: EncodedMasks) -> NDArray[np.int32]:
     for index in range(len(masks)):
         ids[masks.mask(index)] = index + 1
     return ids
+
+
+def class_pixels(prediction: Prediction, segments: Segments) -> NDArray[np.int64]:
+    """Count the pixels of each annotated and each found class, [classes + 1, classes + 1]; the last is void."""
+    classes, labels = len(prediction.categories), segments.labels.numpy()
+    true = np.where(labels == ANY_CLASS, classes, labels)
+    shared = shared_pixels(painted(segments.masks), prediction.id_map().ids, len(true), len(prediction))
+    pixels = np.zeros((classes + 1, classes + 1), dtype=np.int64)
+    pairs = np.append(classes, true), np.append(classes, prediction.labels)  # id 0 is void
+    np.add.at(pixels, np.ix_(*pairs), shared)
+    return pixels
 
 
 def shared_pixels(true: NDArray[np.int32], found: NDArray[np.int32], n: int, m: int) -> NDArray[np.int64]:

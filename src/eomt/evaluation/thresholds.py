@@ -1,26 +1,20 @@
 """Which score a panoptic segment should have to be kept: PQ and F1 as functions of the threshold.
 
-The model looks at each image once (at tiles of it, once for each threshold). Each threshold is then decoded and
-judged by itself, as segments compete for pixels with those that are kept. Decoding is left to `tasks`, formulas to
-`metrics`.
+The model looks at each image once. Each threshold is then decoded and judged by itself, as segments compete for
+pixels with those that are kept. Decoding is left to `Segmenter`, formulas to `metrics`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from eomt.config import Precision, Thresholds
+from eomt.config import Precision, TaskName, Thresholds
+from eomt.evaluation.details import SCORES
 from eomt.evaluation.evaluate import match_categories
 from eomt.evaluation.metrics import PanopticQuality
 from eomt.inference.segmenter import Segmenter
-from eomt.tasks import TASKS
-from eomt.types import Dataset, Prediction
+from eomt.types import Dataset
 
-__all__ = ["SCORES", "ThresholdCurve", "threshold_curve"]
-
-SCORES = tuple(step / 20 for step in range(2, 20))
-"""0.1 to 0.95."""
+__all__ = ["ThresholdCurve", "threshold_curve"]
 
 
 @dataclass(frozen=True)
@@ -58,12 +52,13 @@ def threshold_curve(
     categories = segmenter.categories
     labels = match_categories(dataset.categories, categories, ["panoptic"])
     limits = [replace(segmenter.thresholds, score=score) for score in scores]
+    wanted: list[tuple[TaskName, Thresholds]] = [("panoptic", limit) for limit in limits]
     metrics = [PanopticQuality(categories) for _ in scores]
     for index in range(len(dataset)):
         sample = dataset[index]
         sample.segments.check_labels(len(dataset.categories), f"image {sample.image_id}")
         segments = replace(sample.segments, labels=labels[sample.segments.labels])
-        predictions = _at_each(segmenter, sample.image, limits, image_size, precision)
+        [predictions] = segmenter.segment_each([sample.image], wanted, image_size=image_size, precision=precision)
         for prediction, metric in zip(predictions, metrics, strict=True):
             metric.update(prediction, segments, sample.image_id)
         if progress is not None:
@@ -74,27 +69,6 @@ def threshold_curve(
         tuple(result.figures["PQ"] for result in results),
         tuple(_f1(result.per_class.values()) for result in results),
     )
-
-
-def _at_each(
-    segmenter: Segmenter,
-    image: Tensor,
-    limits: Sequence[Thresholds],
-    image_size: tuple[int, int] | None,
-    precision: Precision,
-) -> Iterator[Prediction]:
-    """Predict one image at each threshold."""
-    task = TASKS["panoptic"]
-    if segmenter.info.model.zoom:  # in tiles: the segmenter alone knows how they are laid and joined
-        for limit in limits:
-            [found] = segmenter.segment(
-                [image], ["panoptic"], thresholds=limit, image_size=image_size, precision=precision
-            )
-            yield found["panoptic"]
-        return
-    [(logits, tiling)] = segmenter.look([image], task.fit, image_size=image_size, precision=precision)
-    for limit in limits:
-        yield task.decode(logits, tiling, segmenter.categories, limit)
 
 
 def _f1(rows: Iterable[dict[str, float]]) -> float:

@@ -173,27 +173,54 @@ class Segmenter:
         batch_size: int = 8,
     ) -> list[dict[TaskName, Prediction]]:
         """Do several tasks on each image, with one look where they share a fit."""
-        view, limits = image_size or self.info.model.image_size, thresholds or self.thresholds
+        limits = thresholds or self.thresholds
+        rows = self.segment_each(
+            images,
+            [(task, limits) for task in tasks],
+            image_size=image_size,
+            zoom=zoom,
+            precision=precision,
+            batch_size=batch_size,
+        )
+        return [dict(zip(tasks, row, strict=True)) for row in rows]
+
+    def segment_each(
+        self,
+        images: Sequence[UInt8[Tensor, "3 _h _w"]],
+        wanted: Sequence[tuple[TaskName, Thresholds]],
+        *,
+        image_size: tuple[int, int] | None = None,
+        zoom: float | None = None,
+        precision: Precision = "auto",
+        batch_size: int = 8,
+    ) -> list[list[Prediction]]:
+        """Decode each image for each task at its thresholds, with one look where tasks share a fit."""
+        view = image_size or self.info.model.image_size
         zoom = self.info.model.zoom if zoom is None else zoom
-        fits: dict[TaskName, Fit] = {
-            task: "contain" if zoom else TASKS[task].fit for task in tasks
-        }  # a tile is one view in any fit
+        fits: list[Fit] = [
+            "contain" if zoom else TASKS[task].fit for task, _ in wanted
+        ]  # a tile is one view in any fit
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         windows = [lay(size, view, zoom) if zoom else [(0, 0, *size)] for size in sizes]
-        found: list[dict[TaskName, list[Prediction]]] = [{task: [] for task in tasks} for _ in images]
+        found: list[list[list[Prediction]]] = [[[] for _ in wanted] for _ in images]
         tiles = [(number, window) for number, own in enumerate(windows) for window in own]
         for start in range(0, len(tiles), batch_size):
             part = tiles[start : start + batch_size]
             shown = [images[number][:, y : y + h, x : x + w] for number, (y, x, h, w) in part]
-            for fit in dict.fromkeys(fits.values()):
+            for fit in dict.fromkeys(fits):
                 seen = self.look(
                     shown, fit, image_size=view, zoom=zoom, precision=precision, batch_size=batch_size
                 )
                 for (number, _), (logits, tiling) in zip(part, seen, strict=True):
-                    for task in (task for task in tasks if fits[task] == fit):
-                        found[number][task].append(TASKS[task].decode(logits, tiling, self.categories, limits))
+                    for place, (task, limits) in enumerate(wanted):
+                        if fits[place] == fit:
+                            prediction = TASKS[task].decode(logits, tiling, self.categories, limits)
+                            found[number][place].append(prediction)
         return [
-            {task: TASKS[task].join(parts, own, size, limits) for task, parts in each.items()}
+            [
+                TASKS[task].join(parts, own, size, limits)
+                for parts, (task, limits) in zip(each, wanted, strict=True)
+            ]
             for each, own, size in zip(found, windows, sizes, strict=True)
         ]
 

@@ -11,20 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = [
-    "COLORS",
-    "FRAME",
-    "GRID",
-    "INK",
-    "PAPER",
-    "TEXT",
-    "Line",
-    "Panel",
-    "draw",
-    "font_of",
-    "of_run",
-    "of_runs",
-]
+__all__ = ["DARK", "LIGHT", "Line", "Palette", "Panel", "draw", "font_of", "of_run", "of_runs", "short"]
 
 PANEL = 430, 280
 """Width and height of a panel in pixels."""
@@ -35,16 +22,49 @@ SHARPER = 2
 POINTS = 400
 """A line has at most so many points: means of neighbours."""
 TEXT = 12
-PAPER, INK, FRAME, GRID = (255, 255, 255), (40, 40, 40), (150, 150, 150), (232, 232, 232)
-COLORS = (
-    (31, 119, 180),
-    (214, 39, 40),
-    (44, 160, 44),
-    (148, 103, 189),
-    (255, 127, 14),
-    (23, 150, 170),
-    (140, 86, 75),
-    (227, 119, 194),
+
+
+class Palette(NamedTuple):
+    """Colours of a picture."""
+
+    paper: tuple[int, int, int]
+    ink: tuple[int, int, int]
+    frame: tuple[int, int, int]
+    grid: tuple[int, int, int]
+    lines: tuple[tuple[int, int, int], ...]
+
+
+LIGHT = Palette(
+    (255, 255, 255),
+    (40, 40, 40),
+    (150, 150, 150),
+    (232, 232, 232),
+    (
+        (31, 119, 180),
+        (214, 39, 40),
+        (44, 160, 44),
+        (148, 103, 189),
+        (255, 127, 14),
+        (23, 150, 170),
+        (140, 86, 75),
+        (227, 119, 194),
+    ),
+)
+DARK = Palette(
+    (24, 26, 30),
+    (222, 222, 222),
+    (110, 112, 118),
+    (48, 50, 56),
+    (
+        (96, 168, 230),
+        (240, 110, 105),
+        (105, 195, 105),
+        (182, 145, 222),
+        (255, 165, 80),
+        (80, 195, 210),
+        (195, 145, 130),
+        (240, 155, 210),
+    ),
 )
 FIGURES = ("AP", "AP50", "AP75", "PQ", "SQ", "RQ", "mIoU")
 """Figures of an evaluation that are drawn, each where it was taken."""
@@ -110,17 +130,17 @@ def of_runs(runs: Mapping[str, Sequence[Row]]) -> list[Panel]:
     )
 
 
-def draw(panels: Sequence[Panel], columns: int = 3) -> Image.Image:
+def draw(panels: Sequence[Panel], columns: int = 3, palette: Palette = LIGHT) -> Image.Image:
     """Draw panels in rows, RGB; a line that says so where there is none."""
     width, height = PANEL
     columns = max(1, min(columns, len(panels)))
     rows = max(1, math.ceil(len(panels) / columns))
-    picture = Image.new("RGB", (columns * width, rows * height), PAPER)
+    picture = Image.new("RGB", (columns * width, rows * height), palette.paper)
     for number, panel in enumerate(panels):
-        picture.paste(_panel(panel), (number % columns * width, number // columns * height))
+        picture.paste(_panel(panel, palette), (number % columns * width, number // columns * height))
     if not panels:
         ImageDraw.Draw(picture).text(
-            (width / 2, height / 2), "nothing was recorded yet", INK, font_of(), anchor="mm"
+            (width / 2, height / 2), "nothing was recorded yet", palette.ink, font_of(), anchor="mm"
         )
     return picture
 
@@ -159,7 +179,7 @@ class _Axis(NamedTuple):
     ticks: list[float]
 
 
-def _panel(panel: Panel) -> Image.Image:
+def _panel(panel: Panel, palette: Palette) -> Image.Image:
     """Draw one panel."""
     width, height = PANEL
     across, down = width - LEFT - RIGHT, height - TOP - BOTTOM
@@ -169,7 +189,7 @@ def _panel(panel: Panel) -> Image.Image:
     x_axis = _linear(min(0.0, float(all_steps.min())), float(all_steps.max()), 5)
     y_axis = _log(all_values) if is_log else _linear(min(0.0, float(all_values.min())), float(all_values.max()), 5)
 
-    large = Image.new("RGB", (width * SHARPER, height * SHARPER), PAPER)
+    large = Image.new("RGB", (width * SHARPER, height * SHARPER), palette.paper)
     pen = ImageDraw.Draw(large)
     frame = LEFT, TOP, LEFT + across, TOP + down
 
@@ -181,38 +201,38 @@ def _panel(panel: Panel) -> Image.Image:
     tick_x = [points([tick], y_axis.ticks[:1])[0][0] for tick in x_axis.ticks]
     tick_y = [points(x_axis.ticks[:1], [tick])[0][1] for tick in y_axis.ticks]
     for x in tick_x:
-        pen.line((x, frame[1] * SHARPER, x, frame[3] * SHARPER), GRID, SHARPER)
+        pen.line((x, frame[1] * SHARPER, x, frame[3] * SHARPER), palette.grid, SHARPER)
     for y in tick_y:
-        pen.line((frame[0] * SHARPER, y, frame[2] * SHARPER, y), GRID, SHARPER)
-    pen.rectangle([side * SHARPER for side in frame], outline=FRAME, width=SHARPER)
+        pen.line((frame[0] * SHARPER, y, frame[2] * SHARPER, y), palette.grid, SHARPER)
+    pen.rectangle([side * SHARPER for side in frame], outline=palette.frame, width=SHARPER)
     for number, line in enumerate(panel.lines):
-        color, at = COLORS[number % len(COLORS)], points(line.steps, line.values)
+        color, at = palette.lines[number % len(palette.lines)], points(line.steps, line.values)
         pen.line(at, color, 2 * SHARPER - 1, joint="curve")
         for x, y in at if panel.has_dots or len(at) == 1 else ():
             pen.circle((x, y), 1.3 * SHARPER + 2, color)
     small = large.reduce(SHARPER)
 
-    pen, font = ImageDraw.Draw(small), font_of()
-    pen.text((LEFT, TOP - 7), panel.title, INK, font_of(TEXT + 1), anchor="ls")
+    pen, letters = ImageDraw.Draw(small), font_of()
+    pen.text((LEFT, TOP - 7), panel.title, palette.ink, font_of(TEXT + 1), anchor="ls")
     for tick, x in zip(x_axis.ticks, tick_x, strict=True):
-        pen.text((x / SHARPER, TOP + down + 5), _short(tick), INK, font, anchor="ma")
+        pen.text((x / SHARPER, TOP + down + 5), short(tick), palette.ink, letters, anchor="ma")
     for tick, y in zip(y_axis.ticks, tick_y, strict=True):
-        pen.text((LEFT - 5, y / SHARPER), _short(tick), INK, font, anchor="rm")
-    _legend(pen, panel.lines, width - RIGHT)
+        pen.text((LEFT - 5, y / SHARPER), short(tick), palette.ink, letters, anchor="rm")
+    _legend(pen, panel.lines, width - RIGHT, palette)
     return small
 
 
-def _legend(pen: ImageDraw.ImageDraw, lines: Sequence[Line], right: int) -> None:
+def _legend(pen: ImageDraw.ImageDraw, lines: Sequence[Line], right: int, palette: Palette) -> None:
     """Name the lines below a panel, in a row; those without room are counted."""
-    font, x, y = font_of(), float(LEFT), PANEL[1] - 12
+    letters, x, y = font_of(), float(LEFT), PANEL[1] - 12
     for number, line in enumerate(lines):
         name = "".join(letter if letter.isprintable() else "?" for letter in line.name)[-32:]
-        length = 20 + font.getlength(name) + 12
+        length = 20 + letters.getlength(name) + 12
         if x + length > right + 12 and number:
-            pen.text((x, y), f"+{len(lines) - number}", INK, font, anchor="lm")
+            pen.text((x, y), f"+{len(lines) - number}", palette.ink, letters, anchor="lm")
             return
-        pen.line((x, y, x + 14, y), COLORS[number % len(COLORS)], 3)
-        pen.text((x + 19, y), name, INK, font, anchor="lm")
+        pen.line((x, y, x + 14, y), palette.lines[number % len(palette.lines)], 3)
+        pen.text((x + 19, y), name, palette.ink, letters, anchor="lm")
         x += length
 
 
@@ -242,7 +262,7 @@ def _log(values: NDArray[np.float64]) -> _Axis:
     return _Axis(lambda each: (np.log10(each) - span[0]) / (span[1] - span[0]), inside)
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Write a tick in few letters."""
     if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
         mantissa, _, exponent = f"{value:.1e}".partition("e")

@@ -28,6 +28,8 @@ BYTES_A_SECOND = 1.6e8
 """To save a state: its sha256 (0.5 GB/s), and writing it until it is on the disk (0.23 GB/s), as measured."""
 ROW_BYTES = 800
 """Of metrics.jsonl and metrics.csv, a step."""
+REPORT_BYTES = 15_000_000
+"""Of the report: mostly its pictures, of which there are at most 24."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,10 @@ def dry_run(
         evaluations=evaluations,
         seconds_an_evaluation=seconds_an_image * math.ceil(len(run.val_data) / processes),
         saving_seconds=((evaluations + 1) * state_bytes + 2 * evaluations * model_bytes) / BYTES_A_SECOND,
-        disk=state.KEPT * state_bytes + 2 * model_bytes + ROW_BYTES * run.progress.steps,
+        disk=state.KEPT * state_bytes
+        + 2 * model_bytes
+        + ROW_BYTES * run.progress.steps
+        + REPORT_BYTES * run.recipe.track.report,
         disk_free=shutil.disk_usage(existing(run.folder)).free,
     )
     if forecast.disk + state_bytes > forecast.disk_free:  # a state is written before an old one is removed

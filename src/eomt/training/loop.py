@@ -26,6 +26,7 @@ from eomt.config import LossConfig, Recipe
 from eomt.data.loader import share, steps_per_epoch, train_loader
 from eomt.errors import ConfigError, DataError, NonFiniteError, is_out_of_memory
 from eomt.evaluation.evaluate import evaluate, match_categories
+from eomt.evaluation.report import examine, write_report
 from eomt.files import needing_room
 from eomt.inference.segmenter import Segmenter
 from eomt.models.eomt import EoMT
@@ -39,6 +40,7 @@ from eomt.training.micro_batches import cut, fewer, fullest, joined
 from eomt.training.optim import build_optimizer, learning_rate, mask_probabilities, set_learning_rates
 from eomt.training.pictures import predictions, training_views
 from eomt.training.provenance import data_facts, memory_gib, record_environment, record_result
+from eomt.training.runs import read_run
 from eomt.training.setup import (
     announce,
     build,
@@ -62,6 +64,8 @@ log = logging.getLogger("eomt")
 
 SECONDS_BETWEEN_STATES = 600.0
 """A state is saved at least so often, beside those at evaluations."""
+REPORT_IMAGES = 200
+"""The report at the end is on at most so many validation images, which it judges again."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,26 @@ def train(
     if accelerator.is_main_process:
         record_result(folder, TASKS[run.segmenter.task].figure, progress.best, progress.step)
     accelerator.wait_for_everyone()
-    return TrainResult(Segmenter.from_pretrained(folder / "best", str(accelerator.device)), progress.best, folder)
+    best = Segmenter.from_pretrained(folder / "best", str(accelerator.device))
+    if accelerator.is_main_process and recipe.track.report:
+        report(run, best)
+    return TrainResult(best, progress.best, folder)
+
+
+def report(run: Run, best: Segmenter) -> None:
+    """Write the run's report; what goes wrong there is said, and the run is none the worse for it."""
+    log.info("judging the best model once more, for the report (--track.no-report leaves it out)")
+    try:
+        findings = examine(
+            best,
+            run.val_data,
+            images=REPORT_IMAGES,
+            precision=run.recipe.precision,
+            skip_bad=run.recipe.data.on_bad_sample == "skip",
+        )
+        log.info("report: %s", write_report(run.folder / "report", findings, read_run(run.folder)))
+    except Exception as error:
+        log.warning("no report could be made (%s); eomt report %s tries again", error, run.folder)
 
 
 def prepare(

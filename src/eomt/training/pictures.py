@@ -7,23 +7,22 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
 from eomt.config import Precision
 from eomt.drawing import Tile, contact_sheet
 from eomt.errors import DataError
+from eomt.evaluation.gallery import as_sample
+from eomt.evaluation.outcomes import shown
 from eomt.inference.segmenter import Segmenter
 from eomt.masks import RleMasks
 from eomt.tasks import TASKS
-from eomt.types import Batch, Category, Dataset, Prediction, Sample, Segments
+from eomt.types import Batch, Category, Dataset, Sample, Segments
 
 __all__ = ["predictions", "training_views"]
 
 MOST_VIEWS = 16
 """Views of a batch that are shown."""
-LEAST_SCORE = 0.5
-"""Instances below are not shown: each query is one, however unlikely."""
 
 
 def training_views(batches: Sequence[Batch], categories: tuple[Category, ...]) -> UInt8[np.ndarray, "h w 3"]:
@@ -58,11 +57,4 @@ def _pair(segmenter: Segmenter, dataset: Dataset, index: int, precision: Precisi
     yield Tile(f"{sample.image_id}: annotated", sample, dataset.categories)
     [(logits, tiling)] = segmenter.look([sample.image], task.fit, precision=precision)
     found = task.decode(logits, tiling, segmenter.categories, segmenter.thresholds)
-    yield Tile("predicted", _as_sample(sample, found), segmenter.categories)
-
-
-def _as_sample(sample: Sample, found: Prediction) -> Sample:
-    """Put what was found in the place of what was annotated."""
-    found = found.select(np.flatnonzero(found.scores >= LEAST_SCORE).tolist())
-    labels = torch.from_numpy(np.asarray(found.labels, dtype=np.int64))
-    return Sample(sample.image, Segments(found.masks, labels, torch.zeros(len(found), dtype=torch.bool)), "")
+    yield Tile("predicted", as_sample(sample.image, shown(found, segmenter.task)), segmenter.categories)
