@@ -131,7 +131,7 @@ def test_a_loss_that_is_infinite_by_its_weight(shapes: Path, tmp_path: Path) -> 
     fails(asked, tmp_path / "run")
     found = replay(capture.read(tmp_path / "run"))
     assert found.is_same
-    assert found.findings[0].where == "dice term of the joint block 0"
+    assert found.findings[0].where == "dice term of the layer 0"
     assert "forward" not in stages(found)
 
 

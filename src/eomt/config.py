@@ -17,6 +17,7 @@ from eomt.errors import ConfigError
 __all__ = [
     "AugmentConfig",
     "DataConfig",
+    "Kind",
     "LossConfig",
     "ModelConfig",
     "OptimConfig",
@@ -29,18 +30,25 @@ __all__ = [
     "choose_task",
     "flat",
     "from_json",
+    "num_masked_layers",
     "num_upscale_blocks",
     "to_json",
 ]
 
 TaskName = Literal["semantic", "instance", "panoptic"]
 Precision = Literal["auto", "fp32", "bf16"]
+Kind = Literal["eomt", "mask2former_single_scale", "mask2former_no_pixel_decoder", "mask2former"]
+DECODER_LAYERS = 9
+"""Of Mask2Former's Transformer decoder."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A plain ViT with queries."""
 
+    kind: Kind = field(default="eomt", kw_only=True)
+    """eomt, or a step of the paper's way to it from Mask2Former, which its queries and masks then are
+    (docs/ladder.md): on a feature pyramid, without the pixel decoder, on a single scale."""
     backbone: str = "vit_small_patch14_reg4_dinov2"
     """timm name of a plain ViT."""
     weights: str = "auto"
@@ -57,13 +65,13 @@ class ModelConfig:
     num_queries: int = 200
     """Learned tokens, each of which proposes one segment."""
     num_joint_blocks: int = 4
-    """The last so many blocks see queries and patches together (L2 in the paper)."""
+    """eomt: the last so many blocks see queries and patches together (L2 in the paper)."""
     num_upscale_blocks: int | None = None
     """Doublings of the patch grid's resolution for the masks; None: the paper's, a quarter of the view's
     resolution with patches of 16 pixels. Objects smaller than a few cells of that map cannot be outlined."""
     masked_inference: bool = False
-    """Keep masked attention in prediction: for models trained with it to the end (slower; the paper's ablation).
-    It goes with --optim.masked-attention always."""
+    """eomt: keep masked attention in prediction, for models trained with it to the end (slower; the paper's
+    ablation). It goes with --optim.masked-attention always."""
     norm_eps: float | None = None
     """Epsilon of the backbone's layer norms; None: the backbone's own. Some published files use another."""
     rope_rescale: float | None = None
@@ -80,6 +88,11 @@ def num_upscale_blocks(config: ModelConfig) -> int:
     if config.num_upscale_blocks is not None:
         return config.num_upscale_blocks
     return max(1, config.patch_size.bit_length() - 3)
+
+
+def num_masked_layers(config: ModelConfig) -> int:
+    """Count the layers in which queries may be confined to their masks; before each they are supervised."""
+    return config.num_joint_blocks if config.kind == "eomt" else DECODER_LAYERS
 
 
 @dataclass(frozen=True)
@@ -193,7 +206,7 @@ class OptimConfig:
     """Global gradient norm above which gradients are scaled down."""
     masked_attention: Literal["annealed", "always", "never"] = "annealed"
     """In training: annealed away; always, to the end (predict with --model.masked-inference then); or never, when
-    only the final layer is supervised too (the paper's ablations)."""
+    only the final layer is supervised too (the paper's ablations). Other kinds than eomt have it always."""
     freeze: Literal["nothing", "early_blocks", "backbone"] = "nothing"
     """Leave the blocks before the joint ones, or the whole backbone, as they are: less memory and time."""
     lora: int | None = None

@@ -17,8 +17,9 @@ from eomt.data.images import read_image
 from eomt.devices import choose_precision
 from eomt.inference.geometry import plan
 from eomt.inference.segmenter import Segmenter
+from eomt.models import ladder
 from eomt.models.backbone import Backbone
-from eomt.models.eomt import EoMT
+from eomt.models.ladder import Model
 from eomt.tasks import TASKS
 from eomt.timing import stage
 from eomt.types import Prediction
@@ -123,7 +124,7 @@ def prepare(setting: Setting, beside: Subject | None = None) -> Subject:
     segmenter = _segmenter(setting)
     if setting.compile != "off":
         compiled = torch.compile(segmenter.model, mode=setting.compile)
-        segmenter.model = cast(EoMT, compiled)  # a module that is called alike
+        segmenter.model = cast(Model, compiled)  # a module that is called alike
     subject = Subject(setting, segmenter, photos)
     if isinstance(setting.model, ModelConfig) and not setting.bare:
         subject.sure = Confident(setting.confident, subject.shown)
@@ -143,9 +144,9 @@ def _segmenter(setting: Setting) -> Segmenter:
     return Segmenter(build(config, len(categories)), ModelInfo(task, categories, config), setting.device)
 
 
-def build(config: ModelConfig, num_classes: int) -> EoMT:
+def build(config: ModelConfig, num_classes: int) -> Model:
     """Make a model of this architecture, without the backbone's weights."""
-    return EoMT(replace(config, weights="none"), num_classes)
+    return ladder.build(replace(config, weights="none"), num_classes)
 
 
 class BareViT(nn.Module):

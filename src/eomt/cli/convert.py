@@ -15,7 +15,7 @@ from eomt.files import write_aside
 from eomt.weights import zoo
 
 if TYPE_CHECKING:
-    from eomt.models.eomt import EoMT
+    from eomt.models.ladder import Model
     from eomt.weights.checkpoint import ModelInfo, Storage
 
 __all__ = ["run"]
@@ -103,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def write(model: "EoMT", info: "ModelInfo", folder: Path, layout: Layout, storage: "Storage") -> None:
+def write(model: "Model", info: "ModelInfo", folder: Path, layout: Layout, storage: "Storage") -> None:
     """Write a model in one of the layouts."""
     from eomt.weights import authors, checkpoint, hugging_face
     from eomt.weights.card import card
@@ -117,15 +117,16 @@ def write(model: "EoMT", info: "ModelInfo", folder: Path, layout: Layout, storag
         authors.write(model.state_dict(), info, folder / "pytorch_model.bin")
 
 
-def _summary(model: "EoMT", info: "ModelInfo") -> dict[str, str | int | None]:
+def _summary(model: "Model", info: "ModelInfo") -> dict[str, str | int | None]:
     height, width = info.model.image_size
     return {
         "task": info.task,
         "classes": model.class_head.out_features - 1,
+        "kind": info.model.kind,
         "backbone": info.model.backbone,
         "view": f"{height}x{width}",
         "patch": info.model.patch_size,
         "queries": info.model.num_queries,
-        "joint_blocks": info.model.num_joint_blocks,
+        "joint_blocks": info.model.num_joint_blocks if info.model.kind == "eomt" else None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }

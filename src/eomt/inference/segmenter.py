@@ -22,7 +22,7 @@ from eomt.devices import choose_device, choose_precision
 from eomt.errors import ConfigError
 from eomt.inference.geometry import Fit, Tiling, plan, split
 from eomt.inference.tiles import lay
-from eomt.models.eomt import EoMT
+from eomt.models.ladder import Model
 from eomt.tasks import TASKS
 from eomt.timing import stage
 from eomt.types import Prediction, QueryLogits
@@ -43,7 +43,7 @@ class Segmenter:
     precision that it was saved in (fp32); `precision` acts inside the calls.
     """
 
-    def __init__(self, model: EoMT, info: ModelInfo, device: str | torch.device = "auto") -> None:
+    def __init__(self, model: Model, info: ModelInfo, device: str | torch.device = "auto") -> None:
         self.device = choose_device(str(device))
         self.model = model.to(self.device).eval()
         self.info = info

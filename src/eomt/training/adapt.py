@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from eomt.config import OptimConfig
 from eomt.errors import ConfigError
-from eomt.models.eomt import EoMT
+from eomt.models.ladder import Model
 from eomt.training.optim import block_index
 
 __all__ = ["adapt", "averaged", "merged"]
@@ -19,7 +19,7 @@ __all__ = ["adapt", "averaged", "merged"]
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def adapt(model: EoMT, config: OptimConfig) -> None:
+def adapt(model: Model, config: OptimConfig) -> None:
     """Put adapters where `config.lora` wants them, and leave as it is what `config.freeze` names.
 
     What is left as it is needs no gradients, and where nothing before it is trained, no backward pass. Raises
@@ -43,7 +43,7 @@ def is_trained(name: str, first_joint_block: int, config: OptimConfig) -> bool:
     return config.lora is None or ".lora_" in name or re.search(r"\.\w*norm\w*\.", name) is not None
 
 
-def adapted_layers(model: EoMT, config: OptimConfig) -> list[str]:
+def adapted_layers(model: Model, config: OptimConfig) -> list[str]:
     """Name the matrices that get adapters. Raises ConfigError where there are none."""
     first = model.first_joint_block if config.freeze == "early_blocks" else 0
     parts = ("attn",) if config.lora_layers == "attention" else ("attn", "mlp")
@@ -61,7 +61,7 @@ def adapted_layers(model: EoMT, config: OptimConfig) -> list[str]:
     return names
 
 
-def add_adapters(model: EoMT, rank: int, layers: list[str]) -> None:
+def add_adapters(model: Model, rank: int, layers: list[str]) -> None:
     """Add a product of two thin matrices to each layer's own (Hu et al., LoRA, 2021); it is zero at first."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -73,7 +73,7 @@ def add_adapters(model: EoMT, rank: int, layers: list[str]) -> None:
             attention.qkv_bias_separate = True  # or timm's EVA multiplies by the weight, and passes the adapter by
 
 
-def merged(model: EoMT) -> EoMT:
+def merged(model: Model) -> Model:
     """Give the model that adapters make of it, without them: a copy, or the model itself where it has none.
 
     It computes what the adapted one does, but for rounding (1e-6).
@@ -94,7 +94,7 @@ def is_adapted(layer: nn.Module) -> bool:
     return hasattr(layer, "get_base_layer")
 
 
-def averaged(model: EoMT, decay: float) -> AveragedModel:
+def averaged(model: Model, decay: float) -> AveragedModel:
     """Make a copy that follows the model as a moving average; `update_parameters` moves it after a step.
 
     The decay rises to its value, so that the start is forgotten within a short run too.

@@ -22,14 +22,14 @@ from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from eomt.config import LossConfig, Recipe
+from eomt.config import LossConfig, Recipe, num_masked_layers
 from eomt.data.loader import share, steps_per_epoch, train_loader
 from eomt.errors import ConfigError, DataError, NonFiniteError, is_out_of_memory
 from eomt.evaluation.evaluate import evaluate, match_categories
 from eomt.evaluation.report import examine, write_report
 from eomt.files import needing_room
 from eomt.inference.segmenter import Segmenter
-from eomt.models.eomt import EoMT
+from eomt.models.ladder import Model
 from eomt.tasks import TASKS
 from eomt.training import memory, state
 from eomt.training.adapt import adapt, averaged, merged
@@ -130,7 +130,7 @@ class Run:
     average: AveragedModel | None
     segmenter: Segmenter
     """With the model that is judged and saved: the average, where there is one."""
-    unspread: EoMT | None
+    unspread: Model | None
     """Where the model is spread over the processes: as it was before."""
     train_data: Dataset
     """A run goes on with as many images only."""
@@ -228,7 +228,7 @@ def train(
         else:
             if init_from is not None:
                 log.info(
-                    "starting from %s: its backbone, queries and joint blocks; view and patches are the recipe's",
+                    "starting from %s: its backbone, queries and layers; view and patches are the recipe's",
                     init_from,
                 )
             model, info = accelerator.unwrap_model(run.model), run.segmenter.info
@@ -349,7 +349,7 @@ def measured_micro_batch(run: Run) -> int:
         views = next(batches)
     model = accelerator.unwrap_model(run.model).train()
     divisors = amounts(views.targets, recipe.model.num_queries, recipe.loss).to(accelerator.device)
-    probabilities = mask_probabilities(0, run.progress.steps, recipe.optim, recipe.model.num_joint_blocks)
+    probabilities = mask_probabilities(0, run.progress.steps, recipe.optim, num_masked_layers(recipe.model))
 
     def through(images: int) -> None:
         chosen = fullest(views, images)
@@ -517,7 +517,9 @@ def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
     recipe, accelerator, progress = run.recipe, run.accelerator, run.progress
     started, micro_batch = time.monotonic(), run.micro_batch
     set_learning_rates(run.optimizer, progress.step, progress.steps, recipe.optim)
-    probabilities = mask_probabilities(progress.step, progress.steps, recipe.optim, recipe.model.num_joint_blocks)
+    probabilities = mask_probabilities(
+        progress.step, progress.steps, recipe.optim, num_masked_layers(recipe.model)
+    )
     assert recipe.data.micro_batch != "auto"  # it was settled
     views = joined([next(batches) for _ in run.share[:: recipe.data.micro_batch or len(run.share)]])
     waited = time.monotonic() - started
@@ -548,7 +550,7 @@ def optimizer_step(run: Run, batches: Iterator[Batch]) -> dict[str, float]:
     if run.average is not None:
         run.average.update_parameters(accelerator.unwrap_model(run.model))
     seconds = time.monotonic() - started
-    masked = probabilities or (0.0,) * recipe.model.num_joint_blocks
+    masked = probabilities or (0.0,) * num_masked_layers(recipe.model)
     groups = run.optimizer.param_groups
     return values | {
         "lr": learning_rate(progress.step, progress.steps, recipe.optim, "new"),

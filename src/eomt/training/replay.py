@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eomt.errors import DataError
-from eomt.models.eomt import EoMT
+from eomt.models import ladder
 from eomt.training.adapt import adapt
 from eomt.training.capture import Capture, describe_machine
 from eomt.training.loop import judged_batch
@@ -59,7 +59,7 @@ def replay(capture: Capture, device: str | None = None) -> Replay:
     recipe = replace(recipe, device=device or capture.machine.get("device", "auto"))
     with _threads(int(capture.machine.get("threads", 0))):
         accelerator = build_accelerator(recipe)
-        model = EoMT(recipe.model, capture.num_classes)
+        model = ladder.build(recipe.model, capture.num_classes)
         adapt(model, recipe.optim)
         try:
             model.load_state_dict(capture.weights)
@@ -80,7 +80,7 @@ def replay(capture: Capture, device: str | None = None) -> Replay:
                 capture.divisors.to(accelerator.device),
             )
             losses.append(float(terms.total.detach()))
-            watch.loss(terms, recipe.model.num_joint_blocks)
+            watch.loss(terms)
             accelerator.backward(terms.total)
         norm = float(accelerator.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm))
         watch.norm(norm)
@@ -127,10 +127,10 @@ class _Watch:
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(self._gradient(name))  # type: ignore[no-untyped-call]
 
-    def loss(self, terms: LossTerms, num_joint_blocks: int) -> None:
+    def loss(self, terms: LossTerms) -> None:
         """Look at the loss, term by term, layer by layer."""
         for layer, values in enumerate(terms.layers):
-            where = f"joint block {layer}" if layer < len(terms.layers) - 1 else "final layer"
+            where = f"layer {layer}" if layer < len(terms.layers) - 1 else "final layer"
             for term, value in zip(("mask", "dice", "class"), values, strict=True):
                 self._look("loss", f"{term} term of the {where}", [value], "{}")
         self._look("loss", "total", [terms.total.detach()], "{}")

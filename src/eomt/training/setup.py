@@ -18,14 +18,23 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
-from eomt.config import DataConfig, OptimConfig, Recipe, checked_thresholds, choose_task, to_json
+from eomt.config import (
+    DataConfig,
+    OptimConfig,
+    Recipe,
+    checked_thresholds,
+    choose_task,
+    num_masked_layers,
+    to_json,
+)
 from eomt.data.detect import changed, find_format
 from eomt.data.loader import cut_validation, share, steps_per_epoch
 from eomt.devices import choose_device, choose_precision
 from eomt.errors import ConfigError, DataError
 from eomt.files import write_aside
 from eomt.inference.tiles import lay
-from eomt.models.eomt import EoMT
+from eomt.models import ladder
+from eomt.models.ladder import Model
 from eomt.tasks import TASKS
 from eomt.training.provenance import compare_data, record_changes, record_data, record_settings
 from eomt.training.rendezvous import join_again
@@ -79,6 +88,7 @@ def check(recipe: Recipe, folder: Path, may_be_there: bool = False) -> None:
             "optim.masked_attention never, but model.masked_inference: a model that is trained without masked "
             "attention predicts without it; drop --model.masked-inference"
         )
+    check_kind(recipe)
     check_adapters(recipe.optim)
     if recipe.optim.ema is not None and not 0 < recipe.optim.ema < 1:
         raise ConfigError(f"optim.ema {recipe.optim.ema}: a decay between 0 and 1, such as 0.999")
@@ -86,6 +96,20 @@ def check(recipe: Recipe, folder: Path, may_be_there: bool = False) -> None:
         raise ConfigError(f"patience {recipe.patience}: at least 1 evaluation")
     if not recipe.optim.lr > 0:
         raise ConfigError(f"optim.lr {recipe.optim.lr}: more than 0")
+
+
+def check_kind(recipe: Recipe) -> None:
+    """Refuse what only EoMT has, of the paper's steps to it."""
+    kind = recipe.model.kind
+    if kind == "eomt":
+        return
+    if recipe.optim.masked_attention == "never":
+        raise ConfigError(f"optim.masked_attention never: a model of kind {kind} always confines queries to masks")
+    if recipe.optim.freeze == "early_blocks":
+        raise ConfigError(
+            f"optim.freeze early_blocks: a model of kind {kind} has no joint blocks, before which they would be; "
+            "freeze the backbone, or nothing"
+        )
 
 
 def check_adapters(config: OptimConfig) -> None:
@@ -155,10 +179,13 @@ def check_shares(recipe: Recipe, processes: int) -> None:
 
 
 def settled(recipe: Recipe, info: ModelInfo) -> Recipe:
-    """Put into the recipe what was settled since it was given: the task, its fit, and the model."""
+    """Put into the recipe what was settled since it was given: the task, its fit, the model, and its masks."""
     assert info.task is not None  # build chose it
     fit = recipe.augment.fit or TASKS[info.task].fit
-    return replace(recipe, task=info.task, model=info.model, augment=replace(recipe.augment, fit=fit))
+    optim = recipe.optim
+    if info.model.kind != "eomt":  # check_kind refused what is not meant
+        optim = replace(optim, masked_attention="always")
+    return replace(recipe, task=info.task, model=info.model, augment=replace(recipe.augment, fit=fit), optim=optim)
 
 
 def open_run(
@@ -221,14 +248,19 @@ def choose_data(recipe: Recipe, train_data: Dataset | None, val_data: Dataset | 
     return train_data, val_data
 
 
-def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[EoMT, ModelInfo]:
+def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[Model, ModelInfo]:
     """Create the model for the data's classes, new or from a trained one."""
     task = choose_task(recipe.task, data.categories)
     info = ModelInfo(task, data.categories, recipe.model, recipe.thresholds)
     if init_from is None:
-        return EoMT(recipe.model, len(data.categories)), info
+        return ladder.build(recipe.model, len(data.categories)), info
     told = source.Told(image_size=recipe.model.image_size, patch_size=recipe.model.patch_size)
     old, state = source.read(init_from, told)
+    if old.model.kind != recipe.model.kind:
+        raise ConfigError(
+            f"init-from {init_from}: a model of kind {old.model.kind} starts no other; give --model.kind "
+            f"{old.model.kind}, or its backbone's weights as --model.weights"
+        )
     # What is no architecture stays the recipe's: how it is trained, and whether prediction masks attention.
     own = replace(
         old.model,
@@ -265,7 +297,7 @@ def _named(classes: list[tuple[str, bool]]) -> str:
 def masking_mismatch(recipe: Recipe) -> str | None:
     """Say where training ends with masked attention and prediction does without, or the reverse."""
     masked_to_the_end = recipe.optim.masked_attention == "always"
-    if masked_to_the_end == recipe.model.masked_inference:
+    if recipe.model.kind != "eomt" or masked_to_the_end == recipe.model.masked_inference:
         return None
     if masked_to_the_end:
         return (
@@ -282,7 +314,7 @@ def announce(
     recipe: Recipe,
     info: ModelInfo,
     accelerator: Accelerator,
-    model: EoMT,
+    model: Model,
     train_data: Dataset,
     val_data: Dataset,
     steps: int,
@@ -295,12 +327,13 @@ def announce(
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     height, width = info.model.image_size
     log.info(
-        "model %s, %.1f M parameters%s, %d queries in %d joint blocks, view %dx%d, %s on %s",
-        info.model.backbone,
+        "model %s, %.1f M parameters%s, %d queries in %d %s, view %dx%d, %s on %s",
+        info.model.backbone if info.model.kind == "eomt" else f"{info.model.kind} on {info.model.backbone}",
         parameters / 1e6,
         f", {trained / 1e6:.1f} M of them trained" if trained < parameters else "",
         info.model.num_queries,
-        info.model.num_joint_blocks,
+        num_masked_layers(info.model),
+        "joint blocks" if info.model.kind == "eomt" else "decoder layers",
         height,
         width,
         "bf16" if accelerator.mixed_precision == "bf16" else "fp32",

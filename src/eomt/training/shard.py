@@ -15,12 +15,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from eomt.models.eomt import EoMT
+from eomt.models.ladder import Model
 
 __all__ = ["alike", "shard", "together", "whole", "whole_model"]
 
 
-def shard(model: EoMT, device: torch.device) -> None:
+def shard(model: Model, device: torch.device) -> None:
     """Leave this process its share of a model that all processes hold; a block is whole only while it runs."""
     # The logits are views; torch warns in each step of changes in place, of which the loss makes none.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
@@ -55,9 +55,9 @@ def alike(value: Tensor, other: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def whole_model(model: EoMT, unspread: EoMT) -> EoMT:
+def whole_model(model: Model, unspread: Model) -> Model:
     """Give a copy of the model as it was before it was spread, with the weights that it has now."""
     found: Any = copy.deepcopy(unspread)
     for mine, theirs in zip(found.parameters(), model.parameters(), strict=True):
         mine.copy_(whole(theirs))
-    return cast(EoMT, found)
+    return cast(Model, found)

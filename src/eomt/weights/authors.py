@@ -110,6 +110,10 @@ def write(state: State, info: ModelInfo, path: Path) -> None:
 
     Raises ConfigError for a backbone that their code does not have.
     """
+    if info.model.kind != "eomt":
+        raise ConfigError(
+            f"the authors' layout cannot hold a model of kind {info.model.kind}: save it as --to eomt"
+        )
     name = info.model.backbone.partition(".")[0]
     dinov3 = "dinov3" in name
     if not {name, f"{name}_qkvb"} & BACKBONES.keys():

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from eomt.config import num_masked_layers
 from eomt.weights.checkpoint import ModelInfo
 
 __all__ = ["card"]
@@ -18,6 +19,11 @@ from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 processor = AutoImageProcessor.from_pretrained("PATH")
 model = AutoModelForUniversalSegmentation.from_pretrained("PATH")""",
 }
+PAPER = "([arXiv 2503.19108](https://arxiv.org/abs/2503.19108))"
+EOMT = f"An Encoder-only Mask Transformer {PAPER}: a plain ViT with queries."
+BASELINE = (
+    f"A step of the Encoder-only Mask Transformer's paper {PAPER}, table 1: queries that look at maps of a ViT."
+)
 LICENSES = {
     "dinov2": "DINOv2 (Apache-2.0)",
     "dinov3": "DINOv3 (Meta's DINOv3 licence, which binds models made of it)",
@@ -31,6 +37,8 @@ def card(info: ModelInfo, library: Literal["eomt", "transformers"]) -> str:
     things = [category.name for category in info.categories if category.is_thing]
     stuff = [category.name for category in info.categories if not category.is_thing]
     height, width = model.image_size
+    is_eomt, layers = model.kind == "eomt", num_masked_layers(model)
+    where = f"the last {layers} blocks" if is_eomt else f"{layers} decoder layers"
     return f"""\
 ---
 library_name: {library}
@@ -41,15 +49,16 @@ tags:
 - {info.task or "image"}-segmentation
 ---
 
-# EoMT, {info.task or "any"} segmentation
+# {"EoMT" if is_eomt else "Mask2Former on a plain ViT"}, {info.task or "any"} segmentation
 
-An Encoder-only Mask Transformer ([arXiv 2503.19108](https://arxiv.org/abs/2503.19108)): a plain ViT with queries.
+{EOMT if is_eomt else BASELINE}
 
 | | |
 |---|---|
+| kind | {model.kind} |
 | backbone | {model.backbone}{"" if model.depth is None else f", its first {model.depth} blocks"} |
 | view | {height}x{width} pixels, patches of {model.patch_size} |
-| queries | {model.num_queries}, in the last {model.num_joint_blocks} blocks |
+| queries | {model.num_queries}, in {where} |
 | things | {_listed(things)} |
 | stuff | {_listed(stuff)} |
 

@@ -21,8 +21,9 @@ from eomt.categories import Category
 from eomt.config import ModelConfig, TaskName, Thresholds, checked_thresholds, from_json, to_json
 from eomt.errors import ConfigError, ModelError
 from eomt.files import write_aside
+from eomt.models import ladder
 from eomt.models.blank import Blank
-from eomt.models.eomt import EoMT
+from eomt.models.ladder import Model
 from eomt.weights.hub import BUNDLED, BUNDLED_FOLDER
 from eomt.weights.names import State
 from eomt.weights.tensors import first_line
@@ -59,7 +60,7 @@ class ModelInfo:
     thresholds: Thresholds = field(default_factory=Thresholds)
 
 
-def save(model: EoMT, info: ModelInfo, folder: Path, storage: Storage = "fp32") -> None:
+def save(model: Model, info: ModelInfo, folder: Path, storage: Storage = "fp32") -> None:
     """Write a checkpoint; one that is there already is replaced at once, when all is written.
 
     Raises ConfigError for a model of which task or categories are not known.
@@ -108,13 +109,13 @@ def read(source: str | Path) -> tuple[ModelInfo, State]:
         raise ModelError(f"model {folder / file}: not a safetensors file ({error})") from error
 
 
-def load(source: str | Path) -> tuple[EoMT, ModelInfo]:
+def load(source: str | Path) -> tuple[Model, ModelInfo]:
     """Read a checkpoint and make its model. Raises ModelError when it is absent, damaged or of another shape."""
     info, state = read(source)
     return build(info, state, source), info
 
 
-def build(info: ModelInfo, state: State, where: object) -> EoMT:
+def build(info: ModelInfo, state: State, where: object) -> Model:
     """Make the model of a state. Raises ModelError with the names of the weights that do not fit.
 
     They are compared before memory is taken for the model, whose configuration may claim any size.
@@ -123,10 +124,10 @@ def build(info: ModelInfo, state: State, where: object) -> EoMT:
         num_classes = len(info.categories) or len(state["class_head.weight"]) - 1
         config = replace(info.model, weights="none")
         with torch.device("meta"):
-            wanted = EoMT(config, num_classes).state_dict()
+            wanted = ladder.build(config, num_classes).state_dict()
         _check_fit(state, wanted, info, where)
         with Blank():
-            model = EoMT(config, num_classes)
+            model = ladder.build(config, num_classes)
     except ModelError:
         raise
     except (ConfigError, LookupError, OverflowError, RuntimeError, TypeError) as error:

@@ -95,6 +95,8 @@ def write(state: State, info: ModelInfo, folder: Path) -> None:
 def their_config(info: ModelInfo, classes: int) -> dict[str, Any]:
     """Say what a model is in the words of their configuration."""
     model = info.model
+    if model.kind != "eomt":
+        raise ConfigError(f"Hugging Face's EoMT cannot hold a model of kind {model.kind}: save it as --to eomt")
     name = model.backbone.partition(".")[0]  # without the tag of its weights
     shape = BACKBONES.get(name) or BACKBONES.get(name + "_qkvb")
     if shape is None:

@@ -14,7 +14,7 @@ from eomt.config import TaskName, num_upscale_blocks
 from eomt.data.readers.folder import read_categories
 from eomt.errors import ConfigError, EomtError, ModelError
 from eomt.models.backbone import check, resample
-from eomt.models.eomt import EoMT
+from eomt.models.ladder import Model
 from eomt.weights import authors, checkpoint, hub, hugging_face, zoo
 from eomt.weights.architecture import num_classes
 from eomt.weights.authors import Kind
@@ -50,7 +50,7 @@ class Told:
     """Whether a file of the authors' with DINOv3 holds differences or absolute weights."""
 
 
-def load(source: str | Path, told: Told | None = None) -> tuple[EoMT, ModelInfo]:
+def load(source: str | Path, told: Told | None = None) -> tuple[Model, ModelInfo]:
     """Load a model: ours, Hugging Face's, the authors', or a published one by name.
 
     `source` is a folder or a file; or `bundled`; or a name that `eomt models ls` lists, or OWNER/NAME of a
