@@ -53,6 +53,7 @@ def images(height: int = 64, width: int = 64, count: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("kind", "parameters", "multiply_adds"),
     [  # of the paper's table 1
+        ("mask2former_vit_adapter", 349e6, 830e9),
         ("mask2former", 342e6, 700e9),
         ("mask2former_no_pixel_decoder", 337e6, 685e9),
         ("mask2former_single_scale", 328e6, 673e9),
@@ -123,6 +124,11 @@ def test_a_query_sees_its_mask_only() -> None:
     before = attention(queries, level.keys, level.values, visible)[0, query]
     level.values[:, outside] += 100
     assert torch.equal(attention(queries, level.keys, level.values, visible)[0, query], before)
+
+
+def test_an_adapter_has_its_own_resolution() -> None:
+    with pytest.raises(ConfigError, match="3 upscale blocks: a ViT-Adapter has 2"):
+        model("mask2former_vit_adapter", num_upscale_blocks=3)
 
 
 def test_halving_rounds_up() -> None:

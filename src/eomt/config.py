@@ -37,7 +37,9 @@ __all__ = [
 
 TaskName = Literal["semantic", "instance", "panoptic"]
 Precision = Literal["auto", "fp32", "bf16"]
-Kind = Literal["eomt", "mask2former_single_scale", "mask2former_no_pixel_decoder", "mask2former"]
+Kind = Literal[
+    "eomt", "mask2former_vit_adapter", "mask2former", "mask2former_no_pixel_decoder", "mask2former_single_scale"
+]
 DECODER_LAYERS = 9
 """Of Mask2Former's Transformer decoder."""
 
@@ -47,8 +49,8 @@ class ModelConfig:
     """A plain ViT with queries."""
 
     kind: Kind = field(default="eomt", kw_only=True)
-    """eomt, or a step of the paper's way to it from Mask2Former, which its queries and masks then are
-    (docs/ladder.md): on a feature pyramid, without the pixel decoder, on a single scale."""
+    """eomt, or a step of the paper's way to it from Mask2Former on a ViT-Adapter: on a simple feature pyramid,
+    without the pixel decoder, on a single scale (docs/ladder.md)."""
     backbone: str = "vit_small_patch14_reg4_dinov2"
     """timm name of a plain ViT."""
     weights: str = "auto"

@@ -1,7 +1,7 @@
 """Mask2Former's Transformer decoder (arXiv 2112.01527, section 3.2) on a plain ViT: the paper's baseline.
 
 Queries look at maps of the image, one level after another, each inside the mask that it has predicted just before.
-The maps come from `pyramid`, and through `pixel_decoder`, as the kind of model has it (`ladder`).
+The maps come from `adapter` or `pyramid`, and through `pixel_decoder`, as the kind of model has it.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from eomt.config import ModelConfig, num_masked_layers, num_upscale_blocks
 from eomt.errors import ConfigError
+from eomt.models.adapter import Adapter
 from eomt.models.backbone import Backbone
 from eomt.models.pixel_decoder import PixelDecoder
 from eomt.models.pyramid import FeaturePyramid, Maps, sine_positions, tokens
@@ -24,13 +25,16 @@ __all__ = ["DecoderLayer", "Mask2Former"]
 WIDTH = 256
 HEADS = 8
 HIDDEN = 2048
+DOUBLINGS = 2
+"""From the patch grid to an adapter's finest map."""
 
 
 class Mask2Former(nn.Module):
     """A plain ViT whose maps queries look at, instead of joining its tokens.
 
-    `num_classes` counts the categories; class logits have one more, *no object*. The ViT's final norm comes before
-    the maps. They are brought to the decoder's width by the pixel decoder or, without it, by one matrix a level.
+    `num_classes` counts the categories; class logits have one more, *no object*. Maps come from a ViT-Adapter, or
+    from a pyramid of the ViT's last tokens after its own final norm. They are brought to the decoder's width by
+    the pixel decoder or, without it, by one matrix a level.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
@@ -40,10 +44,16 @@ class Mask2Former(nn.Module):
         width = self.backbone.embed_dim
         self.first_joint_block = len(self.backbone.blocks)  # queries join none
         levels = 1 if config.kind == "mask2former_single_scale" else 3
-        self.pyramid = FeaturePyramid(width, num_upscale_blocks(config), scales=levels > 1)
-        self.pixels = (
-            PixelDecoder(width, WIDTH, levels) if config.kind == "mask2former" else Project(width, levels)
-        )
+        self.adapter: Adapter | None = None
+        self.pyramid: FeaturePyramid | None = None
+        if config.kind == "mask2former_vit_adapter":
+            if config.num_upscale_blocks not in (None, DOUBLINGS):
+                raise ConfigError(f"{config.num_upscale_blocks} upscale blocks: a ViT-Adapter has {DOUBLINGS}")
+            self.adapter = Adapter(self.backbone, config)
+        else:
+            self.pyramid = FeaturePyramid(width, num_upscale_blocks(config), scales=levels > 1)
+        has_decoder = config.kind in ("mask2former_vit_adapter", "mask2former")
+        self.pixels = PixelDecoder(width, WIDTH, levels) if has_decoder else Project(width, levels)
 
         self.queries = nn.Embedding(config.num_queries, WIDTH)
         self.query_positions = nn.Embedding(config.num_queries, WIDTH)
@@ -80,7 +90,11 @@ class Mask2Former(nn.Module):
         return outputs if mask_probabilities is not None else outputs[-1:]
 
     def look(self, images: UInt8[Tensor, "b 3 h w"]) -> Maps:
-        """Give the ViT's maps of the images, at its width."""
+        """Give the maps of the images, at the ViT's width."""
+        if self.adapter is not None:
+            finest, *levels = self.adapter(images)
+            return Maps(finest, levels[::-1])
+        assert self.pyramid is not None
         grid = (images.shape[-2] // self.config.patch_size, images.shape[-1] // self.config.patch_size)
         found, rope = self.backbone.embed(images)
         for index in range(len(self.backbone.blocks)):
