@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from eomt.cli import models_tune
 from eomt.cli.console import log_lines, note, print_json, print_table, printable
 from eomt.cli.options import TASKS, Switch, parse, run_action
 from eomt.config import TaskName
@@ -84,6 +85,7 @@ def run(arguments: Sequence[str]) -> int:
         "info": (_info, "Show all that is known of one, licences too."),
         "get": (_get, "Fetch the files of one and print their folder."),
         "verify": (_verify, "Compare files with their checksums."),
+        "tune": (models_tune.run, "Choose the best threshold of the score, and store it in a model."),
         "rm": (_remove, "Remove the files of one from the cache."),
     }
     return run_action("models", PURPOSE, actions, arguments)

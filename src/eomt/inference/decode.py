@@ -20,7 +20,7 @@ from eomt.masks import IdMap, Rle, RleMasks, encode_rle, mask_iou
 from eomt.timing import stage
 from eomt.types import Prediction, QueryLogits
 
-__all__ = ["instance", "panoptic", "semantic"]
+__all__ = ["confidence", "instance", "panoptic", "semantic"]
 
 
 @stage("decode")
@@ -56,6 +56,22 @@ def semantic(
     ids[present] = np.arange(1, len(present) + 1)
     _relabel(label_map, ids)
     return Prediction(IdMap(label_map, len(present)), present, shares[present] / areas[present], categories)
+
+
+@stage("decode")
+@torch.no_grad()
+def confidence(logits: QueryLogits, tiling: Tiling, categories: tuple[Category, ...]) -> Float[np.ndarray, "h w"]:
+    """Tell of every pixel how sure the model is of its likeliest class, from 0 to 1.
+
+    That is the greatest sum over queries of class probability x mask probability, at most 1: what no query claims
+    is near 0, and so is what is claimed as no known class.
+    """
+    values = assemble(_class_values(logits, tiling, categories), tiling)
+    enlarge = Enlargement([(tiling.scaled, tiling.image)], values.device)
+    sure = np.empty(tiling.image, dtype=np.float32)
+    for block in enlarge.blocks():
+        sure[block.rows, block.columns] = enlarge(values, block).amax(0).clamp(0, 1).cpu().numpy()
+    return sure
 
 
 def _class_values(

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -20,6 +20,7 @@ from eomt.config import Precision, TaskName, Thresholds
 from eomt.data.images import read_image
 from eomt.devices import choose_device, choose_precision
 from eomt.errors import ConfigError
+from eomt.inference import decode
 from eomt.inference.geometry import Fit, Tiling, plan, split
 from eomt.inference.tiles import lay
 from eomt.models.ladder import Model
@@ -223,6 +224,31 @@ class Segmenter:
             ]
             for each, own, size in zip(found, windows, sizes, strict=True)
         ]
+
+    def confidence(
+        self,
+        image: ImageLike,
+        *,
+        image_size: tuple[int, int] | None = None,
+        zoom: float | None = None,
+        precision: Precision = "auto",
+    ) -> Float[np.ndarray, "h w"]:
+        """Tell of every pixel how sure the model is of its likeliest class, from 0 to 1; low where it knows none.
+
+        For `eomt.evaluation.anomalies`. Of tiles that overlap, a pixel has the mean. The arguments are those of
+        `predict`.
+        """
+        pixels = torch.from_numpy(read_image(image)).permute(2, 0, 1)
+        size, view = (pixels.shape[1], pixels.shape[2]), image_size or self.info.model.image_size
+        zoom = self.info.model.zoom if zoom is None else zoom
+        total, seen = (np.zeros(size, dtype=np.float32) for _ in range(2))
+        for y, x, h, w in lay(size, view, zoom) if zoom else [(0, 0, *size)]:
+            part = pixels[:, y : y + h, x : x + w]
+            fit: Fit = "contain" if zoom else "cover"
+            [(logits, tiling)] = self.look([part], fit, image_size=view, zoom=zoom, precision=precision)
+            total[y : y + h, x : x + w] += decode.confidence(logits, tiling, self.categories)
+            seen[y : y + h, x : x + w] += 1
+        return total / seen
 
     def check_task(self, task: str | None) -> TaskName:
         """Give the task that is asked for, or the model's own. Raises ConfigError for an unknown one, or none."""

@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "read",
     "save",
+    "store_thresholds",
 ]
 
 FORMAT = 1
@@ -81,6 +82,20 @@ def save(model: Model, info: ModelInfo, folder: Path, storage: Storage = "fp32")
     for stale in folder.glob("model-*.safetensors"):
         if stale.name != name:
             stale.unlink()
+
+
+def store_thresholds(folder: Path, thresholds: Thresholds) -> None:
+    """Replace the thresholds of a checkpoint; its weights stay as they are. Raises ModelError where it is none."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        _parse(config)
+    except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
+        raise ModelError(
+            f"model {folder}: its config.json is not of our layout ({error}); eomt convert makes such a folder"
+        ) from error
+    config["thresholds"] = to_json(checked_thresholds(thresholds))
+    write_aside(path, json.dumps(config, indent=1).encode())
 
 
 def read(source: str | Path) -> tuple[ModelInfo, State]:
