@@ -106,13 +106,13 @@ class Adapter(nn.Module):
         self, finest: Float[Tensor, "b h w d"], levels: list[Tensor], patches: Float[Tensor, "b gh gw d"]
     ) -> list[Float[Tensor, "b d h4 w4"]]:
         """Add to each level, and to the finest one, the patches scaled to it; normalise."""
-        finest = finest + double(levels[0], self.up)
+        finest = double(levels[0], self.up).add_(finest)  # in place where autograd allows: the largest of all
         image = patches.permute(0, 3, 1, 2)
         found = []
         for level, norm in zip([finest, *levels], self.norms, strict=True):
             size = (level.shape[1], level.shape[2])
-            scaled = functional.interpolate(image, size, mode="bilinear") if size != image.shape[2:] else image
-            found.append(norm(level + scaled.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+            scaled = functional.interpolate(image.to(level.dtype), size, mode="bilinear").permute(0, 2, 3, 1)
+            found.append(norm(scaled.add_(level)).permute(0, 3, 1, 2))
         return found
 
 

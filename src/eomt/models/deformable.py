@@ -87,8 +87,12 @@ class DeformableAttention(nn.Module):
         the same for all levels or one for each. Offsets count in cells of the level.
         """
         values = self.value_proj(features).unflatten(2, (self.heads, -1))
-        offsets = self.sampling_offsets(queries).unflatten(2, (self.heads, self.levels, self.points, 2))
-        weights = self.attention_weights(queries).unflatten(2, (self.heads, -1)).softmax(-1)
+        layers = self.sampling_offsets, self.attention_weights  # as one: they read the same
+        kernel, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        both = functional.linear(queries, kernel, bias)
+        offsets, weights = torch.split(both, [len(layer.bias) for layer in layers], dim=-1)
+        offsets = offsets.view(*offsets.shape[:2], self.heads, self.levels, self.points, 2)
+        weights = weights.view(*weights.shape[:2], self.heads, -1).softmax(-1)
         centres = reference.float() * level_sizes(shapes, reference.device) - 0.5  # in cells, and not in bf16
         places = centres[:, :, None, :, None] + offsets
         summed: Tensor = self.output_proj(sum_of_samples(values, shapes, places, weights.view(places.shape[:-1])))
