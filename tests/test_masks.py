@@ -258,3 +258,18 @@ def test_whatever_is_accepted_decodes_to_zeros_and_ones(counts) -> None:
     assert mask.shape == (3, 4)
     assert mask.tobytes() == reference.decode(dict(rle)).tobytes()
     assert mask.sum() == RleMasks((3, 4), (rle,)).areas()[0]
+
+
+def test_the_code_of_a_mask_in_an_id_map_is_that_of_the_mask() -> None:
+    """At edges and corners, with holes, in several parts, empty ones, and in views of other arrays."""
+    rng = np.random.default_rng(0)
+    for size in ((1, 1), (1, 9), (7, 5), (40, 30)):
+        ids = rng.integers(0, 6, size).astype(np.int32)
+        for each in (
+            IdMap(ids, 7),
+            IdMap(ids[::-1, ::-1], 7),
+            IdMap(ids.T, 7),
+            IdMap(np.zeros(size, np.int32), 0),
+        ):
+            codes = [each.rle(index) for index in range(len(each))]
+            assert codes == [encode_rle(each.mask(index)) for index in range(len(each))]
