@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from eomt.cli import benchmark_peers
+from eomt.cli import benchmark_ladder, benchmark_peers
 from eomt.cli.benchmark_tables import machine_line, milliseconds, span
 from eomt.cli.console import counted, log_lines, print_json, print_table, printable, progress
 from eomt.cli.options import TASKS, Action, Device, ImageSize, Switch, check_view, parse
@@ -42,7 +42,11 @@ Examples:
   eomt benchmark --recipe large --baseline fp32
   eomt benchmark --model runs/first --photo photo.jpg --baseline bundled"""
 
-ACTIONS: dict[str, Action] = {"peers": (benchmark_peers.run, benchmark_peers.PURPOSE)}
+ACTIONS: dict[str, Action] = {
+    "peers": (benchmark_peers.run, benchmark_peers.PURPOSE),
+    "ladder": (benchmark_ladder.run_ladder, benchmark_ladder.LADDER),
+    "sizes": (benchmark_ladder.run_sizes, benchmark_ladder.SIZES),
+}
 
 WORDS = ("none", "vit", "fp32", "bf16", "eager", "compile")
 """Baselines that are no models."""

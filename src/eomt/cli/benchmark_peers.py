@@ -184,18 +184,17 @@ def _print(report: "PeersReport") -> None:
     for other in report.others:
         print(printable(_agreement(other)))
     sides = (report.ours, *report.others)
-    columns = ["", *(word for side in sides for word in (side.name, "middle half"))]
+    columns = ["", *(side.name for side in sides)]
     columns += [f"ours / {other.name}" for other in report.others]
     rows = []
     for stage in report.ours.times:
-        row = [stage, *(word for side in sides for word in milliseconds(side.times, stage))]
+        row = [stage, *(milliseconds(side.times, stage)[0] for side in sides)]
         rows.append(row + [_ratio(report, other, stage) for other in report.others])
     if report.ours.memory is not None:
         above = [f"{side.memory.above / 2**20:.0f}" for side in sides if side.memory is not None]
-        memories = [word for value in above for word in (value, "")]
-        rows.append(["peak above the model, MiB", *memories, *("" for _ in report.others)])
+        rows.append(["peak above the model, MiB", *above, *("" for _ in report.others)])
     rounds = counted(len(report.ours.times["whole"].values), "round")
-    print_table(f"milliseconds, medians of {rounds} in turns", columns, rows)
+    print_table(f"milliseconds, medians of {rounds} in turns; of ratios, the middle half too", columns, rows)
 
 
 def _agreement(other: "Peer") -> str:

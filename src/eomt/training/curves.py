@@ -89,6 +89,8 @@ class Panel(NamedTuple):
     """Whether the values are drawn by their logarithm."""
     has_dots: bool = False
     """Whether each value is marked: few ones, such as those of evaluations."""
+    from_zero: bool = True
+    """Whether the axis of values begins at zero, or below."""
 
 
 def of_run(rows: Sequence[Row]) -> list[Panel]:
@@ -186,8 +188,9 @@ def _panel(panel: Panel, palette: Palette) -> Image.Image:
     all_steps = np.concatenate([np.asarray(line.steps, dtype=np.float64) for line in panel.lines])
     all_values = np.concatenate([np.asarray(line.values, dtype=np.float64) for line in panel.lines])
     is_log = panel.is_log and bool((all_values > 0).all())
+    least = min(0.0, float(all_values.min())) if panel.from_zero else float(all_values.min())
     x_axis = _linear(min(0.0, float(all_steps.min())), float(all_steps.max()), 5)
-    y_axis = _log(all_values) if is_log else _linear(min(0.0, float(all_values.min())), float(all_values.max()), 5)
+    y_axis = _log(all_values) if is_log else _linear(least, float(all_values.max()), 5)
 
     large = Image.new("RGB", (width * SHARPER, height * SHARPER), palette.paper)
     pen = ImageDraw.Draw(large)
