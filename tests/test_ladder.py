@@ -29,6 +29,7 @@ from eomt.config import (
 from eomt.errors import ConfigError
 from eomt.inference.segmenter import Segmenter
 from eomt.models import ladder
+from eomt.models.blank import Blank
 from eomt.models.mask2former import Level, Mask2Former
 from eomt.models.pyramid import HalveBlock
 from eomt.training import loop
@@ -133,6 +134,15 @@ def test_an_adapter_has_its_own_resolution() -> None:
 
 def test_halving_rounds_up() -> None:
     assert HalveBlock(8)(torch.zeros(1, 3, 4, 8)).shape == (1, 2, 2, 8)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_nothing_waits_for_values_that_are_not_drawn(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(1e9))
+    with Blank():
+        model(kind)
 
 
 @pytest.mark.parametrize("kind", BASELINES)

@@ -18,7 +18,7 @@ import math
 
 import torch
 from jaxtyping import Float, UInt8
-from timm.layers import DropPath
+from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -227,7 +227,7 @@ def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def initialise(part: nn.Module) -> None:
     """Draw weights as the public code does: linear layers' alike, convolutions' by their fan-out."""
     if isinstance(part, nn.Linear):
-        nn.init.trunc_normal_(part.weight, std=0.02)
+        trunc_normal_(part.weight, std=0.02)  # torch's draws until all values fit: without end in `Blank`
     elif isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
         size = part.kernel_size[0] * part.kernel_size[1]
         nn.init.normal_(part.weight, std=math.sqrt(2 * part.groups / (size * part.out_channels)))

@@ -15,14 +15,16 @@ DRAWS = {
     Tensor.erfinv_,  # the second step of timm's truncated normal distribution
     torch.nn.init.uniform_,
     torch.nn.init.normal_,
-    torch.nn.init.trunc_normal_,
     torch.nn.init.xavier_uniform_,
     torch.nn.init.kaiming_uniform_,
 }
 
 
 class Blank(TorchFunctionMode):
-    """Within this context, parameters keep whatever the memory held. All of them must be loaded afterwards."""
+    """Within this context, parameters keep whatever the memory held. All of them must be loaded afterwards.
+
+    Torch's own `trunc_normal_`, which no mode sees, would wait for ever for values in its range: use timm's.
+    """
 
     def __torch_function__(
         self,
