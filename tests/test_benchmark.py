@@ -172,6 +172,22 @@ def test_a_subject_runs_what_users_call() -> None:
     assert prepare(replace(SETTING, confident=4), subject).segmenter is not subject.segmenter
 
 
+@pytest.mark.parametrize(
+    ("model", "task", "count"),
+    [
+        (TOY, "panoptic", 2),  # one view an image
+        (TOY, "semantic", 4),  # two windows side by side
+        (replace(TOY, zoom=1.0), "panoptic", 12),  # 2 x 3 tiles that overlap
+    ],
+)
+def test_the_bare_vit_sees_what_the_model_sees(model, task, count: int) -> None:
+    subject = prepare(Setting(model, task, photo=(72, 140), batch=2, confident=5, device="cpu", precision="fp32"))
+    seen: list[int] = []
+    subject.segmenter.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    subject()
+    assert sum(seen) == subject.view_count == len(subject.views()) == count
+
+
 def test_baselines() -> None:
     assert baseline_of("none", SETTING) is None
     assert baseline_of("vit", SETTING) == replace(SETTING, bare=True)

@@ -17,6 +17,7 @@ from eomt.data.images import read_image
 from eomt.devices import choose_precision
 from eomt.inference.geometry import plan
 from eomt.inference.segmenter import Segmenter
+from eomt.inference.tiles import lay
 from eomt.models import ladder
 from eomt.models.backbone import Backbone
 from eomt.models.ladder import Model
@@ -103,10 +104,20 @@ class Subject:
         down, across = (min(1.0, scaled / side) for scaled, side in zip(tiling.scaled, tiling.view, strict=True))
         return down, across
 
+    @property
+    def view_count(self) -> int:
+        """How many views the model sees of all photos: several of one that is seen in tiles or windows."""
+        sizes = [photo.shape[:2] for photo in self.photos]
+        zoom = self.segmenter.info.model.zoom
+        if zoom:
+            return sum(len(lay(size, self.view, zoom)) for size in sizes)
+        fit = TASKS[self.segmenter.check_task(self.setting.task)].fit
+        return sum(len(plan(size, self.view, fit)) for size in sizes)
+
     def views(self) -> UInt8[Tensor, "b 3 h w"]:
-        """Give one view an image, as pixels of the device; what they show does not matter to time."""
+        """Give as many views as the model sees, on the device; what they show does not matter to time."""
         height, width = self.view
-        views = [draw_photo((height, width), seed) for seed in range(self.setting.batch)]
+        views = [draw_photo((height, width), seed) for seed in range(self.view_count)]
         return torch.stack([torch.from_numpy(view).permute(2, 0, 1) for view in views]).to(self.segmenter.device)
 
 
@@ -178,7 +189,8 @@ def bare_run(subject: Subject) -> Callable[[], list[Prediction]]:
     @torch.inference_mode()
     def run() -> list[Prediction]:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced), stage("forward"):
-            bare(views)
+            for part in torch.split(views, setting.batch):
+                bare(part)
         return []
 
     return run
