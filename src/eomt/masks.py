@@ -131,18 +131,25 @@ class IdMap:
         return areas[1:]
 
     def rle(self, index: int) -> Rle:
-        """Encode one mask in COCO's run-length code. Only its own box of the image is looked through."""
-        box = self._boxes[index]
-        if box is None:
-            return _rle_of_borders(np.zeros(0, dtype=np.int64), self.size)
-        return placed_rle(self.ids[box] == range(self.count)[index] + 1, (box[0].start, box[1].start), self.size)
+        """Encode one mask in COCO's run-length code. The map is looked through once for all of them."""
+        places, starts = self._borders
+        number = range(self.count)[index]
+        return _encoded(places[starts[number] : starts[number + 1]], self.size)
 
     @cached_property
-    def _boxes(self) -> list[tuple[slice, ...] | None]:
-        """The rows and columns in which each mask lies; None where it is empty."""
-        from scipy.ndimage import find_objects
-
-        return [*find_objects(self.ids, max_label=self.count)]
+    def _borders(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The pixels, counted down the columns, at which each mask begins or ends; and where each mask's start."""
+        ids, (height, width) = self.ids, self.size
+        y, x = np.divmod(np.flatnonzero(ids[1:] != ids[:-1]), width)
+        seams = np.flatnonzero(ids[0, 1:] != ids[-1, :-1]) + 1  # from the foot of a column to the head of the next
+        places = np.concatenate([x * height + y + 1, seams * height])
+        before = np.concatenate([ids[y, x], ids[-1, seams - 1]])
+        after = np.concatenate([ids[y + 1, x], ids[0, seams]])
+        places = np.concatenate([[0], places, places])
+        owners = np.concatenate([ids[:1, 0], before, after])
+        order = np.lexsort((places, owners))
+        starts = np.searchsorted(owners[order], np.arange(1, self.count + 2))
+        return places[order], starts
 
     def select(self, indices: Sequence[int]) -> "IdMap":
         """Keep these masks, in this order."""
@@ -347,8 +354,12 @@ def _rle_of_borders(borders: NDArray[np.int64], size: tuple[int, int]) -> Rle:
     """Encode a mask that changes at these pixels, counted down the columns; two changes at one cancel out."""
     pixels = size[0] * size[1]
     borders, times = np.unique(borders, return_counts=True)
-    borders = borders[(times % 2 == 1) & (borders < pixels)]
-    runs = np.diff(borders, prepend=0, append=pixels)
+    return _encoded(borders[(times % 2 == 1) & (borders < pixels)], size)
+
+
+def _encoded(borders: NDArray[np.int64], size: tuple[int, int]) -> Rle:
+    """Encode a mask that changes at these pixels, in rising order."""
+    runs = np.diff(borders, prepend=0, append=size[0] * size[1])
     rle = coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
     return Rle(size=rle["size"], counts=rle["counts"])
 

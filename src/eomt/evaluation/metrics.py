@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from eomt.categories import Category
 from eomt.errors import DataError
 from eomt.evaluation.overlaps import Overlaps, class_pixels
-from eomt.masks import EncodedMasks
+from eomt.masks import EncodedMasks, Rle, RleMasks
 from eomt.timing import stage
 from eomt.types import ANY_CLASS, Prediction, Segments
 
@@ -144,14 +144,13 @@ class MaskAP:
         if not np.isfinite(prediction.scores).all():
             raise DataError(f"{image_id}: a predicted score is not finite, so that segments cannot be ranked")
         crowd = segments.is_crowd.tolist()
-        areas = segments.masks.areas().astype(np.float64)
-        if segments.told_areas is not None:
-            told = segments.told_areas.numpy()
-            areas = np.where(np.isnan(told), areas, told)
-        true_areas = areas.tolist()
+        things = [*self._things(segments.masks, segments.labels.tolist(), image_id)]
+        size = list(prediction.size)
+        drawn = RleMasks(prediction.size, tuple(Rle(size=size, counts=code) for _, _, code in things)).areas()
+        told = [math.nan] * len(segments) if segments.told_areas is None else segments.told_areas.tolist()
         true = [
-            (label, code, true_areas[i], crowd[i])
-            for i, label, code in self._things(segments.masks, segments.labels.tolist(), image_id)
+            (label, code, float(area) if math.isnan(told[i]) else told[i], crowd[i])
+            for (i, label, code), area in zip(things, drawn.tolist(), strict=True)
         ]
         scores, found_areas = prediction.scores.tolist(), prediction.areas.astype(np.float64).tolist()
         found = [
