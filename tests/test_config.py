@@ -34,7 +34,7 @@ def test_fields_left_out_keep_their_defaults_and_whole_numbers_become_fractions(
     ("values", "message"),
     [
         ({"epoch": 3}, r"recipe\.json: unknown epoch; known are task, epochs"),
-        ({"model": {"heads": 3}}, r"recipe\.json\.model: unknown heads; known are backbone"),
+        ({"model": {"heads": 3}}, r"recipe\.json\.model: unknown heads; known are kind, backbone"),
         ({"task": "detection"}, r'recipe\.json\.task: "detection" is not one of semantic, instance, panoptic'),
         ({"seed": 1.5}, r"recipe\.json\.seed: 1\.5 is not int"),
         ({"seed": True}, r"recipe\.json\.seed: true is not int"),
