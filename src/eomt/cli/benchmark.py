@@ -10,7 +10,7 @@ import tyro
 from eomt.cli import benchmark_ladder, benchmark_peers
 from eomt.cli.benchmark_tables import machine_line, milliseconds, span
 from eomt.cli.console import counted, log_lines, print_json, print_table, printable, progress
-from eomt.cli.options import TASKS, Action, Device, ImageSize, Switch, check_view, parse
+from eomt.cli.options import TASKS, Action, Device, ImageSize, Switch, check_least, check_view, parse
 from eomt.cli.picture import check_picture, write_picture
 from eomt.cli.recipes import find
 from eomt.cli.usage import nearest
@@ -138,11 +138,7 @@ def _check(options: BenchmarkArguments) -> None:
     """Raise ConfigError for what cannot be measured, before torch is imported."""
     check_view(options.image_size)
     check_picture(options.picture)
-    least = {"batch": 1, "rounds": 1, "warm_up": 0, "confident": 0, "threads": 1}
-    for name, low in least.items():
-        value = getattr(options, name)
-        if value is not None and value < low:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a whole number from {low} on")
+    check_least(options, batch=1, rounds=1, warm_up=0, confident=0, threads=1)
     if min(options.photo_size) < 1:
         raise ConfigError(
             f"--photo-size {options.photo_size[0]} {options.photo_size[1]}: expected sides from 1 on"

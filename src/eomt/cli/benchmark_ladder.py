@@ -9,7 +9,7 @@ import tyro
 
 from eomt.cli.benchmark_tables import machine_line, span
 from eomt.cli.console import counted, log_lines, print_json, print_table, printable, progress
-from eomt.cli.options import Device, Switch, parse
+from eomt.cli.options import Device, Switch, check_least, parse
 from eomt.cli.picture import check_picture, write_picture
 from eomt.config import Precision
 from eomt.errors import ConfigError
@@ -122,10 +122,7 @@ def run_sizes(arguments: Sequence[str]) -> int:
 def _check(options: Common) -> None:
     """Raise ConfigError for what cannot be measured, before torch is imported."""
     check_picture(options.picture)
-    for name, low in {"rounds": 1, "warm_up": 0, "threads": 1}.items():
-        value = getattr(options, name)
-        if value is not None and value < low:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a whole number from {low} on")
+    check_least(options, rounds=1, warm_up=0, threads=1)
     if min(options.image_size) < 1:
         raise ConfigError(
             f"--image-size {options.image_size[0]} {options.image_size[1]}: expected sides from 1 on"

@@ -10,7 +10,7 @@ import tyro
 
 from eomt.cli.benchmark_tables import machine_line, milliseconds, span
 from eomt.cli.console import counted, log_lines, print_json, print_table, printable, progress
-from eomt.cli.options import Device, Switch, parse
+from eomt.cli.options import Device, Switch, check_least, parse
 from eomt.cli.picture import check_picture, write_picture
 from eomt.cli.recipes import find
 from eomt.config import ModelConfig, Precision
@@ -120,11 +120,7 @@ def run(arguments: Sequence[str]) -> int:
 def _check(options: PeersArguments) -> None:
     """Raise ConfigError for what cannot be measured, before torch is imported."""
     check_picture(options.picture)
-    least = {"rounds": 1, "warm_up": 0, "confident": 0, "threads": 1}
-    for name, low in least.items():
-        value = getattr(options, name)
-        if value is not None and value < low:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a whole number from {low} on")
+    check_least(options, rounds=1, warm_up=0, confident=0, threads=1)
     if (options.authors is None) != (options.authors_python is None):
         raise ConfigError("--authors FOLDER and --authors-python FILE go together")
     if options.authors is None and not options.transformers:

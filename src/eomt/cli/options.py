@@ -28,6 +28,7 @@ __all__ = [
     "OwnShare",
     "Switch",
     "Zoom",
+    "check_least",
     "check_names",
     "check_view",
     "known_options",
@@ -171,6 +172,14 @@ def override_thresholds(thresholds: Thresholds, options: object) -> Thresholds:
     return checked_thresholds(
         replace(thresholds, **{name: value for name, value in given.items() if value is not None})
     )
+
+
+def check_least(options: object, **least: int) -> None:
+    """Raise ConfigError where an option, if it was given, is less than it may be."""
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a whole number from {low} on")
 
 
 def check_view(size: tuple[int, int] | None, zoom: float | None = None) -> None:
