@@ -81,16 +81,17 @@ def test_no_tensor_has_the_size_of_the_image_times_queries(task: str) -> None:
     assert largest.elements < 8 * IMAGE[0] * IMAGE[1]
 
 
-def test_the_host_waits_as_often_for_many_queries_as_for_few() -> None:
-    """Queries that are sure of nothing cost no round trip; blocks do, a fixed number each."""
+@pytest.mark.parametrize(("task", "reads"), [("panoptic", 3), ("instance", 1)])
+def test_the_host_waits_as_often_for_many_queries_as_for_few(task: str, reads: int) -> None:
+    """Neither queries nor instances cost a round trip; blocks do, a fixed number each."""
     counts = []
     for queries in (8, 64):
-        logits = scene(queries, 4)
-        with Reads() as reads:
-            decode.panoptic(logits, TILING, CATEGORIES, Thresholds())
-        counts.append(len(reads.found))
+        logits, run = scene(queries, 4), getattr(decode, task)
+        with Reads() as found:
+            run(logits, TILING, CATEGORIES, Thresholds())
+        counts.append(len(found.found))
     blocks = -(-IMAGE[0] // BLOCK[0]) * -(-IMAGE[1] // BLOCK[1])
-    assert counts[0] == counts[1] <= 12 + 3 * blocks
+    assert counts[0] == counts[1] <= 12 + reads * blocks
 
 
 def test_the_largest_tensor_is_noticed() -> None:

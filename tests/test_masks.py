@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as reference
 
-from eomt.masks import IdMap, RleMasks, decode_rle, encode_rle, rle_of_counts, rle_of_polygons, trace_polygons
+from eomt.masks import (
+    IdMap,
+    Outlines,
+    RleMasks,
+    decode_rle,
+    encode_rle,
+    rle_of_counts,
+    rle_of_polygons,
+    trace_polygons,
+)
 
 sides = st.integers(1, 12)
 dense = st.tuples(st.integers(0, 4), sides, sides).flatmap(lambda shape: arrays(np.bool_, shape))
@@ -273,3 +282,16 @@ def test_the_code_of_a_mask_in_an_id_map_is_that_of_the_mask() -> None:
         ):
             codes = [each.rle(index) for index in range(len(each))]
             assert codes == [encode_rle(each.mask(index)) for index in range(len(each))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(masks=dense, height=st.integers(1, 5), width=st.integers(1, 5))
+def test_masks_shown_in_blocks_are_encoded_as_whole_ones_are(masks, height, width) -> None:
+    """Where a mask is empty in a block, it is not shown there."""
+    outlines = Outlines(len(masks), masks.shape[1:])
+    for top in range(0, masks.shape[1], height):
+        for left in range(0, masks.shape[2], width):
+            block = masks[:, top : top + height, left : left + width]
+            shown = np.flatnonzero(block.any((1, 2)))
+            outlines.add(shown, block[shown], (top, left))
+    assert outlines.encode() == [encode_rle(mask) for mask in masks]

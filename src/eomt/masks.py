@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 __all__ = [
     "EncodedMasks",
     "IdMap",
+    "Outlines",
     "Rle",
     "RleMasks",
     "Window",
@@ -229,6 +230,61 @@ class RleMasks:
     def merge(self, groups: Sequence[Sequence[int]]) -> "RleMasks":
         """Give the union of each group of masks."""
         return RleMasks(self.size, tuple(joined_rle([self.rles[index] for index in group]) for group in groups))
+
+
+class Outlines:
+    """n masks that are shown in blocks, from left to right and from the top down, to be encoded.
+
+    The pixels at which a mask begins or ends, going down the columns, are all that is kept of it.
+    """
+
+    def __init__(self, count: int, size: tuple[int, int]) -> None:
+        self.size = _checked_size(size)
+        self._heads = np.zeros((count, size[1]), dtype=np.bool_)
+        self._feet = np.zeros((count, size[1]), dtype=np.bool_)  # the lowest row that was shown
+        self._borders = np.zeros(
+            2**14, dtype=np.int64
+        )  # mask x pixels of the image + pixel; one array, which grows
+        self._found = 0
+
+    def add(self, masks: NDArray[np.intp], inside: NDArray[np.bool_], corner: tuple[int, int]) -> None:
+        """Take the pixels [k bh bw] of k masks in the block with this top left corner; others have none there."""
+        top, left = corner
+        columns = slice(left, left + inside.shape[2])
+        feet = self._feet[:, columns]
+        heads = np.zeros_like(feet)
+        heads[masks] = inside[:, 0]
+        if top == 0:
+            self._heads[:, columns] = heads
+        else:
+            self._note(np.arange(len(feet)), (heads != feet)[:, None], corner)
+        self._note(masks, inside[:, 1:] != inside[:, :-1], (top + 1, left))
+        feet[:] = False
+        feet[masks] = inside[:, -1]
+
+    def _note(self, masks: NDArray[np.intp], differ: NDArray[np.bool_], corner: tuple[int, int]) -> None:
+        """Keep where pixels [k h w] differ from those above them; the top left one is at `corner`."""
+        rows, columns = differ.shape[1:]
+        found = np.flatnonzero(differ)  # many times faster than `nonzero`, whose numbers follow
+        y, x = np.divmod(found, max(columns, 1))
+        mask, y = np.divmod(y, max(rows, 1))
+        height, width = self.size
+        start, self._found = self._found, self._found + len(found)
+        if self._found > len(self._borders):
+            self._borders.resize(2 * self._found, refcheck=False)
+        places = masks[mask] * (height * width) + (corner[1] + x) * height + corner[0] + y
+        self._borders[start : self._found] = places
+
+    def encode(self) -> list[Rle]:
+        """Give the codes of all masks, when every block was shown."""
+        height, width = self.size
+        seams = self._heads.copy()
+        seams[:, 1:] ^= self._feet[:, :-1]  # from the foot of a column to the head of the next
+        borders = np.concatenate([self._borders[: self._found], np.flatnonzero(seams) * height])
+        borders.sort()
+        starts = np.arange(len(seams)) * (height * width)
+        own = np.split(borders, np.searchsorted(borders, starts[1:]))
+        return [_encoded(places - start, self.size) for start, places in zip(starts, own, strict=False)]
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> Rle:

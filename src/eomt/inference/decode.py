@@ -16,7 +16,7 @@ from eomt.categories import Category
 from eomt.config import Thresholds
 from eomt.errors import ModelError, NonFiniteError
 from eomt.inference.geometry import Enlargement, Tiling, assemble
-from eomt.masks import IdMap, Rle, RleMasks, encode_rle, mask_iou
+from eomt.masks import IdMap, Outlines, Rle, RleMasks, mask_iou
 from eomt.timing import stage
 from eomt.types import Prediction, QueryLogits
 
@@ -206,44 +206,35 @@ def _first(rles: list[Rle], labels: NDArray[np.int64], agreement: float) -> NDAr
     return kept
 
 
-TRACED_PIXELS = 2**20
-"""Masks are held decoded, while they are encoded, up to so many pixels together, or one."""
+TRACED = 16
+"""Masks are enlarged so many at a time in each block, which then fit the cache."""
 
 
 def _trace(
     masks: Float[Tensor, "k lh lw"], tiling: Tiling, threshold: float
 ) -> tuple[list[Rle], NDArray[np.float64]]:
-    """Enlarge and encode a few masks at a time, with their mean probability inside (0 where one is empty).
+    """Enlarge and encode masks block by block, with their mean probability inside (0 where one is empty).
 
-    Only blocks in which a mask can reach the threshold are computed for it.
+    Only blocks in which a mask can reach the threshold are computed for it; the host waits once for each block.
     """
-    height, width = tiling.image
-    few = min(max(TRACED_PIXELS // (height * width), 1), 16)
-    dense = np.zeros((few, width, height), dtype=np.bool_).transpose(
-        0, 2, 1
-    )  # run-length codes follow the columns
-    rles: list[Rle] = []
-    totals, areas = np.zeros(len(masks)), np.zeros(len(masks), dtype=np.int64)
     if len(masks) == 0:
-        return rles, totals
+        return [], np.zeros(0)
     enlarge = _enlargement(masks, tiling)
     bound = (
         float(np.log(threshold) - np.log1p(-threshold)) if 0 < threshold < 1 else float(np.inf * (threshold - 0.5))
     )
     reached = (enlarge.bounds(masks)[1] > bound).cpu().numpy()
-    for start in range(0, len(masks), few):
-        own = reached[start : start + few]
-        for block in enlarge.blocks():
-            chosen = np.flatnonzero(own[:, block.row, block.column])
-            if len(chosen):
-                values = enlarge(masks[torch.from_numpy(start + chosen).to(masks.device)], block)
-                inside = values > bound
-                totals[start + chosen] += values.sigmoid_().mul_(inside).sum((1, 2)).cpu().numpy()
-                areas[start + chosen] += inside.sum((1, 2)).cpu().numpy()
-                dense[chosen, block.rows, block.columns] = inside.cpu().numpy()
-        rles += [encode_rle(mask) for mask in dense[: len(own)]]
-        dense[:] = False
-    return rles, totals / areas.clip(1)
+    outlines, sums = Outlines(len(masks), tiling.image), torch.zeros(reached.shape, device=masks.device)
+    for block in enlarge.blocks():
+        chosen = np.flatnonzero(reached[:, block.row, block.column])
+        shown = []
+        for some in torch.split(torch.from_numpy(chosen).to(masks.device), TRACED):
+            values = enlarge(masks[some], block)
+            shown.append(values > bound)
+            sums[some, block.row, block.column] = values.sigmoid_().mul_(shown[-1]).sum((1, 2))
+        outlines.add(chosen, torch.cat(shown).cpu().numpy(), (block.rows.start, block.columns.start))
+    rles, totals = outlines.encode(), sums.cpu().numpy().sum((1, 2), dtype=np.float64)
+    return rles, totals / RleMasks(tiling.image, tuple(rles)).areas().clip(1)
 
 
 def _probabilities(

@@ -238,6 +238,14 @@ def _taps(size: int, enlarged: int, start: int, stop: int, device: torch.device)
 
 def _mix(maps: Tensor, taps: _Taps, axis: int) -> Tensor:
     """Apply one step along one axis."""
-    shape = (-1, 1) if axis == -2 else (-1,)
+    if axis == -1:
+        rows = _blend(
+            maps.flatten(0, -2), taps, 1, (-1,)
+        )  # torch picks columns faster from two axes than from more
+        return rows.view(*maps.shape[:-1], len(taps.low))
+    return _blend(maps, taps, -2, (-1, 1))
+
+
+def _blend(maps: Tensor, taps: _Taps, axis: int, shape: tuple[int, ...]) -> Tensor:
     low = maps.index_select(axis, taps.low).mul_(taps.low_weight.view(shape))
     return maps.index_select(axis, taps.high).mul_(taps.high_weight.view(shape)).add_(low)
