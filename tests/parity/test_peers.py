@@ -12,9 +12,10 @@ import torch
 
 from eomt.benchmark import peers
 from eomt.benchmark.authors import Authors, Place
+from eomt.benchmark.findings import Ids, Instances
 from eomt.benchmark.peers import HuggingFace, Ours, check, compare
 from eomt.benchmark.subject import Setting
-from eomt.cli import main
+from eomt.cli import benchmark_peers, main
 from eomt.config import ModelConfig
 from eomt.errors import CheckError, ConfigError
 
@@ -97,12 +98,41 @@ STAND_IN = {
                     result[own & won] = torch.tensor([label, segment])
                 return [result]
         """,
+    "training/mask_classification_instance.py": """
+        from torch import nn
+        from training.mask_classification_panoptic import MaskClassificationPanoptic
+
+        class MaskClassificationInstance(MaskClassificationPanoptic):
+            def __init__(self, network, img_size, classes, attn_mask_annealing_enabled, eval_top_k_instances):
+                super().__init__(network, img_size, classes, [], attn_mask_annealing_enabled, 0, 0)
+                self.count, self.classes = eval_top_k_instances, classes
+
+            def eval_step(self, batch):
+                photos, targets = batch
+                masks, classes = (part[-1] for part in self(self.resize_and_pad_imgs_instance_panoptic(photos)))
+                masks = nn.functional.interpolate(masks, self.img_size, mode="bilinear")
+                (masks,) = self.revert_resize_and_pad_logits_instance_panoptic(masks, [photos[0].shape[1:]])
+                best = classes[0].softmax(-1)[:, :-1].flatten().topk(self.count)
+                masks = masks[best.indices // self.classes]
+                inside = masks > 0
+                sure = (masks.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+                found = {"masks": inside, "labels": best.indices % self.classes, "scores": best.values * sure}
+                self.update_metrics_instance([found], [target["masks"] for target in targets], 0)
+
+            def update_metrics_instance(self, found, targets, layer):
+                raise AssertionError("there are no targets")
+        """,
 }
 
 
 @pytest.fixture(scope="module")
 def ours() -> Ours:
     return Ours(SETTING)
+
+
+@pytest.fixture(scope="module")
+def instances() -> Ours:
+    return Ours(replace(SETTING, task="instance"))
 
 
 @pytest.fixture
@@ -120,8 +150,10 @@ def test_transformers_gives_the_same(backbone: str) -> None:
     (other,) = report.others
     assert other.equality is not None
     assert other.equality.logits < 1e-5
-    assert other.equality.pixels == 1
-    assert len(np.unique(Ours(SETTING).prediction.id_map().ids)) > 4  # there is something to see
+    assert other.equality.to_json()["pixels"] == 1
+    found = Ours(SETTING).found
+    assert isinstance(found, Ids)
+    assert len(np.unique(found.ids)) > 4  # there is something to see
     assert set(report.ratios(other)) == {"preprocess", "forward", "decode", "whole"}
 
 
@@ -141,11 +173,16 @@ def test_another_decoding_is_not_timed(ours: Ours, monkeypatch) -> None:
         check(ours, theirs)
 
 
+def test_transformers_finds_other_instances(instances: Ours) -> None:
+    with pytest.raises(ConfigError, match="transformers is not compared: it gives a query one label"):
+        HuggingFace(instances)
+
+
 def test_the_authors_process(ours: Ours, stand_in: Place) -> None:
     with Authors(stand_in, ours, "processor") as theirs:
         equality = check(ours, theirs)
         assert equality.logits < 1e-6
-        assert equality.pixels == 1
+        assert equality.whole == 1
         seconds = theirs()
         assert set(seconds) == {"preprocess", "forward", "decode", "whole"}
         assert sum(seconds[name] for name in ("preprocess", "forward", "decode")) == pytest.approx(
@@ -158,6 +195,48 @@ def test_the_authors_process(ours: Ours, stand_in: Place) -> None:
         folder, process = theirs.folder, theirs._process
     assert not folder.exists()
     assert process.poll() is not None
+
+
+def test_other_instances_are_not_timed(instances: Ours, stand_in: Place) -> None:
+    theirs = stand_in.code / "training" / "mask_classification_instance.py"
+    theirs.write_text(theirs.read_text().replace("masks > 0", "masks > 0.5"))
+    with (
+        Authors(stand_in, instances, "wall") as other,
+        pytest.raises(CheckError, match="the same logits become other instances"),
+    ):
+        check(instances, other)
+
+
+MASKS = np.zeros((3, 4, 6), dtype=np.bool_)
+MASKS[0, :2], MASKS[1, 1:3, :4] = True, True
+FOUND = {"masks": MASKS, "labels": np.array([2, 5, 5]), "scores": np.array([0.9, 0.5, 0.0])}
+
+
+@pytest.mark.parametrize(
+    ("change", "same", "share"),
+    [
+        ({}, True, 1),
+        ({name: part[[2, 1, 0]] for name, part in FOUND.items()}, True, 1),  # in another order
+        ({name: part[:2] for name, part in FOUND.items()}, True, 1),  # the third one has no pixel
+        ({"scores": FOUND["scores"] + 5e-6}, True, 1),
+        ({"scores": FOUND["scores"] + 5e-5}, False, 1),
+        ({"labels": np.array([2, 4, 4])}, False, 1 / 2),
+        ({"masks": MASKS & (np.arange(6) != 3)}, False, (10 / 12 + 6 / 8) / 2),
+        ({name: part[:1] for name, part in FOUND.items()}, False, 1 / 2),
+        ({name: part[:0] for name, part in FOUND.items()}, False, 0),
+    ],
+)
+def test_instances_are_equal_in_every_pixel(change: dict[str, np.ndarray], same: bool, share: float) -> None:
+    mine, theirs = Instances.read(FOUND), Instances.read({**FOUND, **change})
+    assert mine.same(theirs) is theirs.same(mine) is same
+    assert mine.share(theirs) == pytest.approx(share)
+    assert theirs.share(mine) == pytest.approx(share)
+
+
+def test_where_nothing_is_found_all_agree() -> None:
+    nothing = Instances.read({name: part[:0] for name, part in FOUND.items()})
+    assert nothing.same(nothing)
+    assert nothing.share(nothing) == 1
 
 
 def test_what_their_process_cannot_do_is_told(ours: Ours, stand_in: Place) -> None:
@@ -184,9 +263,23 @@ def test_the_command(stand_in: Place, capsys, tmp_path: Path) -> None:
     assert "3 joint blocks" in capsys.readouterr().err
 
 
+def test_the_command_compares_instances(stand_in: Place, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(benchmark_peers, "_architecture", lambda options: MODEL)
+    options = [*OPTIONS.split(), "--task", "instance", "--no-memory", "--json"]
+    place = ["--authors", str(stand_in.code), "--authors-python", str(stand_in.python)]
+    assert main(["benchmark", "peers", *options, *place]) == 0
+    text = capsys.readouterr().out
+    found = json.loads(text.splitlines()[-1])
+    assert found["task"] == "instance"
+    assert found["others"]["authors"]["equality"]["instances"] == 1
+    assert "the same logits give the same instances; whole runs agree in 100.0000% of the instances" in text
+    assert "transformers is left out: it gives a query one label" in text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ("--task instance", "--task instance leaves nobody to compare with but the authors' code"),
         ("--authors .", "--authors FOLDER and --authors-python FILE go together"),
         ("--no-transformers", "--no-transformers leaves nobody to compare with"),
         ("--authors . --authors-python python", "--authors .: no models/eomt.py"),

@@ -18,14 +18,20 @@ from torch import Tensor
 
 from eomt.benchmark import authors_process
 from eomt.benchmark.costs import Peak
-from eomt.benchmark.peers import Ids, Logits, Ours
+from eomt.benchmark.findings import FINDINGS, Findings
+from eomt.benchmark.peers import Logits, Ours
 from eomt.benchmark.rounds import Clock, Elsewhere
 from eomt.errors import ConfigError
 from eomt.weights import authors
 
 __all__ = ["Authors", "Place"]
 
-NEEDED = ("models/eomt.py", "models/vit.py", "training/mask_classification_panoptic.py")
+NEEDED = (
+    "models/eomt.py",
+    "models/vit.py",
+    "training/mask_classification_instance.py",
+    "training/mask_classification_panoptic.py",
+)
 """Files by which their code is known."""
 
 
@@ -59,7 +65,7 @@ class Authors:
 
     def __init__(self, place: Place, ours: Ours, clock: Clock) -> None:
         place.check()
-        self._place = place
+        self._place, self._task = place, ours.task
         self._folder = tempfile.TemporaryDirectory(prefix="eomt-authors-")
         self.folder = Path(self._folder.name)
         self._write(ours, clock)
@@ -96,7 +102,10 @@ class Authors:
         info, model, limits = segmenter.info, segmenter.info.model, segmenter.thresholds
         if limits.mask != 0.5:
             raise ConfigError(f"mask threshold {limits.mask}: in the authors' code it is 0.5")
+        if ours.task == "instance" and limits.duplicate < 1:
+            raise ConfigError(f"duplicate threshold {limits.duplicate}: the authors' code keeps all instances")
         request = {
+            "task": ours.task,
             "code": str(self._place.code.absolute()),
             "backbone": model.backbone.partition(".")[0],
             "image_size": list(ours.subject.view),
@@ -107,6 +116,7 @@ class Authors:
             "joint_blocks": model.num_joint_blocks,
             "score": limits.score,
             "overlap": limits.overlap,
+            "detections": limits.max_detections,
             "device": str(segmenter.device),
             "dtype": str(ours.subject.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
@@ -156,18 +166,19 @@ class Authors:
         """Do what is timed, there, and give the seconds."""
         return Elsewhere(self._ask("run"))
 
-    def decode(self, logits: Logits) -> Ids:
-        """Give the id of each pixel's segment, from 1 on."""
+    def decode(self, logits: Logits) -> Findings:
+        """Turn what the model says into what it found."""
         self._save(logits)
-        self._ask("decode")
-        ids: Ids = np.load(self.folder / "ids.npy")
-        return ids
+        return self._found("decode")
 
-    def ids(self) -> Ids:
+    def found(self) -> Findings:
         """Give what a whole run gives."""
-        self._ask("ids")
-        ids: Ids = np.load(self.folder / "ids.npy")
-        return ids
+        return self._found("found")
+
+    def _found(self, question: str) -> Findings:
+        self._ask(question)
+        with np.load(self.folder / "found.npz") as arrays:
+            return FINDINGS[self._task].read(arrays)
 
     def peak(self) -> Peak:
         """Measure the memory of a run."""

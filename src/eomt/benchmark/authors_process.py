@@ -5,9 +5,11 @@
 FOLDER has request.json (where their code is, the model, the thresholds, the clock, the threads) and weights.bin.
 Then a question comes as a line on standard input, and a line of JSON answers it; arrays go through files there.
 
-    forward   view.npy -> masks.npy, classes.npy      decode   masks.npy, classes.npy -> ids.npy
-    settle    to the precision that is timed          run      seconds of each stage, from photo.npy to ids
-    ids       ids.npy of such a run                   peak     bytes held before and during such a run
+    forward   view.npy -> masks.npy, classes.npy      decode   masks.npy, classes.npy -> found.npz
+    settle    to the precision that is timed          run      seconds of each stage, from photo.npy on
+    found     found.npz of such a run                 peak     bytes held before and during such a run
+
+found.npz has ids (panoptic: from 1 on, 0 for void), or masks, labels and scores (instance).
 """
 
 import ctypes
@@ -22,11 +24,67 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
 VERSIONS = ("torch", "timm", "transformers")
+
+
+class Panoptic:
+    """Their panoptic results, by their own methods."""
+
+    def __init__(self, network: Any, request: dict[str, Any]) -> None:
+        theirs: Any = importlib.import_module("training.mask_classification_panoptic")
+        self.module = theirs.MaskClassificationPanoptic(
+            network,
+            tuple(request["image_size"]),
+            request["classes"],
+            request["stuff"],
+            attn_mask_annealing_enabled=False,
+            mask_thresh=request["score"],
+            overlap_thresh=request["overlap"],
+        )
+
+    def decode(self, masks: torch.Tensor, classes: torch.Tensor, photo: torch.Tensor) -> dict[str, Any]:
+        """Turn logits into ids."""
+        module = self.module
+        masks = torch.nn.functional.interpolate(masks, module.img_size, mode="bilinear")
+        masks = module.revert_resize_and_pad_logits_instance_panoptic(masks, [photo.shape[-2:]])
+        (found,) = module.to_per_pixel_preds_panoptic(
+            masks, classes, module.stuff_classes, module.mask_thresh, module.overlap_thresh
+        )
+        return {"ids": (found[..., 1] + 1).cpu().numpy()}  # their void is -1
+
+
+class Instance:
+    """Their instances: made in the midst of a validation step, whose beginning and end are left out."""
+
+    def __init__(self, network: Any, request: dict[str, Any]) -> None:
+        theirs: Any = importlib.import_module("training.mask_classification_instance")
+        self.module = theirs.MaskClassificationInstance(
+            network,
+            tuple(request["image_size"]),
+            request["classes"],
+            attn_mask_annealing_enabled=False,
+            eval_top_k_instances=request["detections"],
+        )
+
+    def decode(self, masks: torch.Tensor, classes: torch.Tensor, photo: torch.Tensor) -> dict[str, Any]:
+        """Turn logits into instances."""
+        found: list[Any] = []
+        step: dict[str, Any] = {
+            "resize_and_pad_imgs_instance_panoptic": lambda images: images,
+            "forward": lambda images: ([masks], [classes]),
+            "update_metrics_instance": lambda instances, targets, layer: found.extend(instances),
+        }
+        with mock.patch.multiple(self.module, **step):
+            self.module.eval_step(([photo], [dict.fromkeys(("masks", "labels", "is_crowd"))]))
+        return {name: found[0][name].cpu().numpy() for name in ("masks", "labels", "scores")}
+
+
+TASKS: dict[str, Any] = {"panoptic": Panoptic, "instance": Instance}
 
 
 class Side:
@@ -42,7 +100,6 @@ class Side:
         size = tuple(request["image_size"])
         vit: Any = importlib.import_module("models.vit")
         eomt: Any = importlib.import_module("models.eomt")
-        panoptic: Any = importlib.import_module("training.mask_classification_panoptic")
         encoder = vit.ViT(size, request["patch_size"], request["backbone"], ckpt_path="weights.bin")
         network = eomt.EoMT(
             encoder, request["classes"], request["queries"], request["joint_blocks"], masked_attn_enabled=False
@@ -50,15 +107,8 @@ class Side:
         state = torch.load(folder / "weights.bin", weights_only=True, map_location="cpu")
         prefix = "network."
         network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        self.module = panoptic.MaskClassificationPanoptic(
-            network,
-            size,
-            request["classes"],
-            request["stuff"],
-            attn_mask_annealing_enabled=False,
-            mask_thresh=request["score"],
-            overlap_thresh=request["overlap"],
-        )
+        self.task = TASKS[request["task"]](network, request)
+        self.module = self.task.module
         self.module.eval().to(self.device)
         self.photo = torch.from_numpy(np.load(folder / "photo.npy")).permute(2, 0, 1)
         self.sure = self._logits("sure_") if (folder / "sure_masks.npy").is_file() else None
@@ -80,30 +130,25 @@ class Side:
         return {}
 
     def decode(self) -> dict[str, float]:
-        """Turn logits into ids."""
-        np.save(self.folder / "ids.npy", self._decode(*self._logits()))
+        """Turn logits into what is found."""
+        np.savez(self.folder / "found.npz", **self._decode(*self._logits()))
         return {}
 
-    def _decode(self, masks: torch.Tensor, classes: torch.Tensor) -> Any:
-        module, size = self.module, self.photo.shape[-2:]
-        masks = torch.nn.functional.interpolate(masks, module.img_size, mode="bilinear")
-        masks = module.revert_resize_and_pad_logits_instance_panoptic(masks, [size])
-        (found,) = module.to_per_pixel_preds_panoptic(
-            masks, classes, module.stuff_classes, module.mask_thresh, module.overlap_thresh
-        )
-        return (found[..., 1] + 1).cpu().numpy()  # their void is -1
+    def _decode(self, masks: torch.Tensor, classes: torch.Tensor) -> dict[str, Any]:
+        found: dict[str, Any] = self.task.decode(masks, classes, self.photo)
+        return found
 
-    def _run(self) -> tuple[Any, dict[str, float]]:
+    def _run(self) -> tuple[dict[str, Any], dict[str, float]]:
         times = [self._now()]
         views = self.module.resize_and_pad_imgs_instance_panoptic([self.photo])
         times.append(self._now())
         masks, classes = self.module.network((views.to(self.device) / 255).to(self.dtype))
         times.append(self._now())
-        ids = self._decode(*(self.sure or (masks[-1].float(), classes[-1].float())))
+        found = self._decode(*(self.sure or (masks[-1].float(), classes[-1].float())))
         times.append(self._now())
         stages = ("preprocess", "forward", "decode")
         seconds = {name: b - a for name, (a, b) in zip(stages, itertools.pairwise(times), strict=True)}
-        return ids, {**seconds, "whole": times[-1] - times[0]}
+        return found, {**seconds, "whole": times[-1] - times[0]}
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -114,9 +159,9 @@ class Side:
         """Do what is timed."""
         return self._run()[1]
 
-    def ids(self) -> dict[str, float]:
+    def found(self) -> dict[str, float]:
         """Give what such a run finds."""
-        np.save(self.folder / "ids.npy", self._run()[0])
+        np.savez(self.folder / "found.npz", **self._run()[0])
         return {}
 
     def peak(self) -> dict[str, float]:
@@ -150,7 +195,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what their code prints is no answer
     side: Any = None
-    questions = {"forward", "settle", "decode", "run", "ids", "peak"}
+    questions = {"forward", "settle", "decode", "run", "found", "peak"}
     for line in sys.stdin:
         question = line.strip()
         try:

@@ -9,30 +9,29 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eomt.benchmark.costs import Peak, peak_memory
+from eomt.benchmark.findings import FINDINGS, Findings, Ids
 from eomt.benchmark.model import machine_facts
 from eomt.benchmark.rounds import Clock, Stages, ratios, time_interleaved
 from eomt.benchmark.scene import confident_logits
 from eomt.benchmark.subject import Setting, prepare, waiting
-from eomt.config import ModelConfig
+from eomt.config import ModelConfig, TaskName
 from eomt.errors import CheckError, ConfigError
-from eomt.inference import decode
 from eomt.inference.geometry import Tiling, plan, split
+from eomt.tasks import TASKS
 from eomt.timing import stage
 from eomt.types import Prediction, QueryLogits
 from eomt.weights import hugging_face
 from eomt.weights.architecture import annealing, class_weights
 from eomt.weights.names import from_ours
 
-__all__ = ["Equality", "HuggingFace", "Ids", "Logits", "Other", "Ours", "Peer", "PeersReport", "check", "compare"]
+__all__ = ["Equality", "HuggingFace", "Logits", "Other", "Ours", "Peer", "PeersReport", "check", "compare"]
 
-Ids = NDArray[np.integer[Any]]
 Logits = tuple[Float[Tensor, "1 q lh lw"], Float[Tensor, "1 q classes"]]
 """Masks and classes of all queries."""
 TOLERANCE = 1e-4
@@ -48,13 +47,15 @@ class Equality:
     logits: float
     """Largest difference of mask and class logits in fp32 from the same view, over the largest logit."""
     decoded: bool
-    """Whether the same logits become the same ids, in every pixel."""
-    pixels: float
-    """Share of the pixels to which whole runs, as they are timed, give the same id."""
+    """Whether the same logits become the same."""
+    whole: float
+    """How far whole runs, as they are timed, agree: 1 where they give the same."""
+    unit: str
+    """What this is a share of: pixels or instances."""
 
     def to_json(self) -> dict[str, float | bool]:
         """Give all by name."""
-        return {"logits": self.logits, "decoded": self.decoded, "pixels": self.pixels}
+        return {"logits": self.logits, "decoded": self.decoded, self.unit: self.whole}
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class PeersReport:
     machine: dict[str, Any]
     clock: Clock
     setting: Setting
+    task: TaskName
     dtype: str
     ours: Peer
     others: tuple[Peer, ...]
@@ -102,6 +104,7 @@ class PeersReport:
             "model": model.backbone if isinstance(model, ModelConfig) else model,
             "weights": "random" if isinstance(model, ModelConfig) else "own",
             "photo": photo if isinstance(photo, str) else list(photo),
+            "task": self.task,
             "precision": self.dtype,
             "ours": self.ours.to_json(),
             "others": {peer.name: peer.to_json() for peer in self.others},
@@ -118,13 +121,16 @@ class Ours:
     def __init__(self, setting: Setting) -> None:
         self.subject = prepare(setting)
         segmenter = self.subject.segmenter
-        if segmenter.check_task(setting.task) != "panoptic":
-            raise ConfigError(f"task {segmenter.check_task(setting.task)}: peers are compared by panoptic results")
+        self.task = segmenter.check_task(setting.task)
+        if self.task not in FINDINGS:
+            raise ConfigError(f"task {self.task}: peers are compared by {' and '.join(FINDINGS)} results")
         if isinstance(setting.model, ModelConfig):
             draw_weights(segmenter.model)
         size = self.subject.photos[0].shape[:2]
-        self.tiling: Tiling = plan((size[0], size[1]), self.subject.view, "contain")
-        (self.prediction,) = self()
+        self.tiling: Tiling = plan((size[0], size[1]), self.subject.view, TASKS[self.task].fit)
+        (prediction,) = self()
+        self.found = FINDINGS[self.task].of(prediction)
+        """What a whole run gives."""
 
     def __call__(self) -> list[Prediction]:
         """Predict the photo."""
@@ -151,10 +157,11 @@ class Ours:
         """Give what the model says of a view in fp32, though it be random."""
         return self.subject.segmenter.model.forward(view)[-1]  # hooks, which replace it, are passed by
 
-    def decode(self, logits: QueryLogits) -> Ids:
-        """Give the id of each pixel's segment, from 1 on."""
+    def decode(self, logits: QueryLogits) -> Findings:
+        """Turn what the model says into what it found."""
         segmenter = self.subject.segmenter
-        return decode.panoptic(logits, self.tiling, segmenter.categories, segmenter.thresholds).id_map().ids
+        decode = TASKS[self.task].decode
+        return FINDINGS[self.task].of(decode(logits, self.tiling, segmenter.categories, segmenter.thresholds))
 
 
 def draw_weights(model: nn.Module) -> None:
@@ -187,12 +194,12 @@ class Other(Protocol):
         """Go over to the precision that is timed."""
 
     def __call__(self) -> object:
-        """Do what is timed: from the photo to ids."""
+        """Do what is timed: from the photo to what is found in it."""
 
-    def decode(self, logits: Logits) -> Ids:
-        """Give the id of each pixel's segment, from 1 on."""
+    def decode(self, logits: Logits) -> Findings:
+        """Turn what the model says into what it found."""
 
-    def ids(self) -> Ids:
+    def found(self) -> Findings:
         """Give what a whole run gives."""
 
     def peak(self) -> Peak:
@@ -202,12 +209,16 @@ class Other(Protocol):
 class HuggingFace:
     """EoMT of transformers: its processor, its model with all weights in the precision, its post-processing.
 
-    What it decodes is in fp32. Raises ConfigError where transformers is not installed.
+    What it decodes is in fp32. Raises ConfigError where transformers is not installed, and for instances, which it
+    takes for something else.
     """
 
     name = "transformers"
 
     def __init__(self, ours: Ours) -> None:
+        left_out = FINDINGS[ours.task].left_out
+        if self.name in left_out:
+            raise ConfigError(f"task {ours.task}: {self.name} is not compared: {left_out[self.name]}")
         try:
             import transformers
             from transformers import AutoModelForUniversalSegmentation, EomtImageProcessor
@@ -247,7 +258,7 @@ class HuggingFace:
         self.model.to(self.dtype)
 
     @torch.inference_mode()
-    def __call__(self) -> Ids:
+    def __call__(self) -> Findings:
         """Prepare the photo, run the model, decode."""
         with stage("preprocess"):
             pixels = self.processor(images=self.photo, return_tensors="pt")["pixel_values"]
@@ -256,10 +267,10 @@ class HuggingFace:
         logits = self.sure or (found.masks_queries_logits.float(), found.class_queries_logits.float())
         return self.decode(logits)
 
-    ids = __call__
+    found = __call__
 
     @stage("decode")
-    def decode(self, logits: Logits) -> Ids:
+    def decode(self, logits: Logits) -> Findings:
         """Give the id of each pixel's segment, from 1 on."""
         outputs = SimpleNamespace(masks_queries_logits=logits[0], class_queries_logits=logits[1])
         (result,) = self.processor.post_process_panoptic_segmentation(
@@ -270,8 +281,7 @@ class HuggingFace:
             overlap_mask_area_threshold=self.thresholds.overlap,
             stuff_classes=self.stuff,
         )
-        ids: Ids = result["segmentation"].cpu().numpy() + 1
-        return ids
+        return Ids(result["segmentation"].cpu().numpy() + 1)
 
     def peak(self) -> Peak:
         """Measure the memory of a run, in a process of its own."""
@@ -294,13 +304,17 @@ def check(ours: Ours, other: Other) -> Equality:
     if not largest <= TOLERANCE:
         raise CheckError(f"{other.name}: logits differ by {largest:.2g} of the largest one: this is another model")
     scenes = [confident_logits(own, ours.subject.setting.confident, ours.subject.shown, seed) for seed in SEEDS]
-    if not all(np.array_equal(ours.decode(scene), other.decode(logits_of(scene))) for scene in scenes):
-        raise CheckError(f"{other.name}: the same logits become other ids: times would be of two different things")
+    things, unit = FINDINGS[ours.task].things, FINDINGS[ours.task].unit
+    if not all(ours.decode(scene).same(other.decode(logits_of(scene))) for scene in scenes):
+        raise CheckError(
+            f"{other.name}: the same logits become other {things}: times would be of two different things"
+        )
     other.settle()
-    pixels = float((ours.prediction.id_map().ids == other.ids()).mean())
-    if ours.sure is not None and pixels < 1:
-        raise CheckError(f"{other.name}: whole runs give the same id to {pixels:.4%} of the pixels only")
-    return Equality(largest, True, pixels)
+    found = other.found()
+    share = ours.found.share(found)
+    if ours.sure is not None and not ours.found.same(found):
+        raise CheckError(f"{other.name}: whole runs agree in {share:.4%} of the {unit} only")
+    return Equality(largest, True, share, unit)
 
 
 def compare(
@@ -334,4 +348,4 @@ def compare(
     )
     found = zip(theirs, peaks, equalities, strict=True)
     peers = tuple(Peer(o.name, o.version, times[o.name], peak, equality) for o, peak, equality in found)
-    return PeersReport(facts, clock, setting, dtype, mine, peers)
+    return PeersReport(facts, clock, setting, ours.task, dtype, mine, peers)

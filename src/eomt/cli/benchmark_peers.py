@@ -13,7 +13,7 @@ from eomt.cli.console import counted, log_lines, print_json, print_table, printa
 from eomt.cli.options import Device, Switch, check_least, parse
 from eomt.cli.picture import check_picture, write_picture
 from eomt.cli.recipes import find
-from eomt.config import ModelConfig, Precision
+from eomt.config import ModelConfig, Precision, TaskName
 from eomt.errors import ConfigError
 from eomt.weights import zoo
 
@@ -32,6 +32,12 @@ may differ by 1e-4 of the largest), ids of the same logits, ids of whole runs;
 the command ends with 7 where they differ. Peers get all weights converted to
 the precision, which is the fastest that they can do.
 
+With --task instance, instances are compared: labels and masks must be equal in
+every pixel, scores to 1e-5. Only the authors' code gives the same ones.
+transformers does not, by design: it gives a query one label instead of ranking
+all pairs of query and label, and one map in which each mask hides those before
+it. It is left out.
+
 With random weights, so many queries are made sure of themselves as --confident
 says, on all sides alike.
 
@@ -41,7 +47,8 @@ are old versions.
 
 Examples:
   eomt benchmark peers --size base
-  eomt benchmark peers --authors eomt-clone --authors-python their-venv/bin/python"""
+  eomt benchmark peers --authors eomt-clone --authors-python their-venv/bin/python
+  eomt benchmark peers --task instance --authors eomt-clone --authors-python their-venv/bin/python"""
 
 ROUNDS = {"small": 15, "base": 11, "large": 7}
 
@@ -51,11 +58,13 @@ class PeersArguments:
     """What `eomt benchmark peers` accepts."""
 
     size: Literal["small", "base", "large"] = "small"
-    """The model, with random weights: 640 x 640 pixels, 133 classes, 200 queries."""
+    """The model, with random weights: 640 x 640 pixels, 200 queries."""
+    task: Literal["panoptic", "instance"] = "panoptic"
+    """What is found: panoptic segments (of 133 classes where weights are random), or instances (of 80)."""
     model: Annotated[
         str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: random weights)")
     ] = None
-    """A trained panoptic model instead: a folder, a file, a published name or OWNER/NAME of a repository."""
+    """A trained model instead: a folder, a file, a published name or OWNER/NAME of a repository."""
     backbone: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: DINOv2's of the size)")
     ] = None
@@ -83,7 +92,7 @@ class PeersArguments:
     authors_python: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """The interpreter that runs it."""
     transformers: bool = True
-    """Measure Hugging Face's."""
+    """Measure Hugging Face's (panoptic only)."""
     rounds: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 15 small, 11 base, 7 large)")
     ] = None
@@ -97,8 +106,8 @@ class PeersArguments:
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png", help_behavior_hint="")] = None
     """Also draw the times into this picture, a new PNG file."""
     json: Switch = False
-    """Print one JSON object as the last line of standard output: machine, clock, model, weights, photo, precision,
-    ours, others (each with version, milliseconds, memory_mib, equality), ratios (ours over each)."""
+    """Print one JSON object as the last line of standard output: machine, clock, model, weights, photo, task,
+    precision, ours, others (each with version, milliseconds, memory_mib, equality), ratios (ours over each)."""
     traceback: Switch = False
     """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
 
@@ -125,8 +134,21 @@ def _check(options: PeersArguments) -> None:
         raise ConfigError("--authors FOLDER and --authors-python FILE go together")
     if options.authors is None and not options.transformers:
         raise ConfigError("--no-transformers leaves nobody to compare with: give --authors, or leave it out")
+    without = _left_out(options)
+    if options.authors is None and without:
+        raise ConfigError(
+            f"--task {options.task} leaves nobody to compare with but the authors' code: give --authors and "
+            f"--authors-python; transformers is left out: {without}"
+        )
     if options.model is not None:
         zoo.check(options.model)
+
+
+def _left_out(options: PeersArguments) -> str | None:
+    """Say why transformers is no peer in this task, where it isn't."""
+    from eomt.benchmark.findings import FINDINGS
+
+    return FINDINGS[options.task].left_out.get("transformers")
 
 
 def _measure(options: PeersArguments) -> "PeersReport":
@@ -144,17 +166,18 @@ def _measure(options: PeersArguments) -> "PeersReport":
         torch.set_num_threads(options.threads)
     setting = Setting(
         model=options.model or _architecture(options),
-        task="panoptic",
+        task=options.task,
         photo=str(options.photo) if options.photo else options.photo_size,
         precision=options.precision,
         device=options.device,
         confident=options.confident,
     )
+    with_transformers = options.transformers and _left_out(options) is None
     rounds = ROUNDS[options.size] if options.rounds is None else options.rounds
     with progress("benchmark") as show, ExitStack() as stack:
 
         def others(ours: "Ours") -> "list[Other]":
-            found: list[Other] = [HuggingFace(ours)] if options.transformers else []
+            found: list[Other] = [HuggingFace(ours)] if with_transformers else []
             return found + ([] if place is None else [stack.enter_context(Authors(place, ours, options.clock))])
 
         return compare(
@@ -175,10 +198,14 @@ def _architecture(options: PeersArguments) -> ModelConfig:
 
 def _print(report: "PeersReport") -> None:
     """Print a table of times with ratios, and what was found equal."""
+    from eomt.benchmark.findings import FINDINGS
+
     model = report.to_json()["model"]
-    print(printable(f"{model}, {report.dtype}, photo to panoptic result; {machine_line(report.machine)}"))
+    print(printable(f"{model}, {report.dtype}, photo to {report.task} result; {machine_line(report.machine)}"))
     for other in report.others:
-        print(printable(_agreement(other)))
+        print(printable(_agreement(other, report.task)))
+    for name, reason in FINDINGS[report.task].left_out.items():
+        print(printable(f"{name} is left out: {reason}"))
     sides = (report.ours, *report.others)
     columns = ["", *(side.name for side in sides)]
     columns += [f"ours / {other.name}" for other in report.others]
@@ -193,12 +220,15 @@ def _print(report: "PeersReport") -> None:
     print_table(f"milliseconds, medians of {rounds} in turns; of ratios, the middle half too", columns, rows)
 
 
-def _agreement(other: "Peer") -> str:
+def _agreement(other: "Peer", task: TaskName) -> str:
     """Say how far a peer's results are ours: it was not timed where they aren't."""
+    from eomt.benchmark.findings import FINDINGS
+
     assert other.equality is not None
     return (
         f"{other.name} ({other.version}): logits in fp32 differ by {other.equality.logits:.1e} of the largest; "
-        f"the same logits give the same ids; whole runs agree in {other.equality.pixels:.4%} of the pixels"
+        f"the same logits give the same {FINDINGS[task].things}; whole runs agree in {other.equality.whole:.4%} "
+        f"of the {other.equality.unit}"
     )
 
 
@@ -211,5 +241,5 @@ def _draw(report: "PeersReport", picture: Path) -> None:
     from eomt.benchmark.pictures import bars, stages_bar
 
     rows = [stages_bar(side.name, side.times) for side in (report.ours, *report.others)]
-    title = f"{report.to_json()['model']}, {report.dtype}, photo to panoptic result: milliseconds"
+    title = f"{report.to_json()['model']}, {report.dtype}, photo to {report.task} result: milliseconds"
     write_picture(bars(title, rows), picture, "times")
