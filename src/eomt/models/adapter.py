@@ -199,11 +199,9 @@ class ConvFeedForward(nn.Module):
 
     def forward(self, pyramid: Float[Tensor, "b c d"], shapes: Shapes) -> Float[Tensor, "b c d"]:
         """Mix the channels, the neighbours, and the channels again."""
-        kernel = self.mix.weight.flatten(1).view_as(self.mix.weight)  # its gradient gets its strides: for DDP
         mixed = []
         for level in split(self.fc1(pyramid), shapes):
-            image = level.permute(0, 3, 1, 2)
-            image = functional.conv2d(image, kernel, self.mix.bias, padding=1, groups=len(kernel))
+            image = self.mix(level.permute(0, 3, 1, 2))
             mixed.append(image.permute(0, 2, 3, 1).flatten(1, 2))
         found: Tensor = self.fc2(functional.gelu(torch.cat(mixed, dim=1)))
         return found

@@ -177,11 +177,8 @@ class ScaleBlock(nn.Module):
 
     def forward(self, features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b 2*h 2*w d"]:
         """Double height and width."""
-        channels = features.shape[-1]
         doubled = functional.gelu(double(features, self.conv1))
-        kernel = self.conv2.weight.flatten(1).view_as(self.conv2.weight)  # its gradient gets its strides: for DDP
-        mixed = functional.conv2d(doubled.permute(0, 3, 1, 2), kernel, padding=1, groups=channels)
-        mixed = mixed.permute(0, 2, 3, 1)
+        mixed = self.conv2(doubled.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         upscaled: Tensor = self.norm(mixed)
         return upscaled
 

@@ -139,6 +139,9 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     # DDP warns from torch 2.14 on of an option whose new name earlier ones lack.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+    # It warns, too, of gradients whose axes of length one have other strides, which are as good in memory; strides
+    # of other axes are always the parameter's, as autograd sees to it.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     # The model's buffers are constants; a step that is taken again must not wait for others to send theirs.
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
     join_again(device)
@@ -259,7 +262,7 @@ def build(recipe: Recipe, data: Dataset, init_from: str | Path | None) -> tuple[
     if old.model.kind != recipe.model.kind:
         raise ConfigError(
             f"init-from {init_from}: a model of kind {old.model.kind} starts no other; give --model.kind "
-            f"{old.model.kind}, or its backbone's weights as --model.weights"
+            f"{old.model.kind}, or leave out --init-from and start from a backbone's weights (--model.weights)"
         )
     # What is no architecture stays the recipe's: how it is trained, and whether prediction masks attention.
     own = replace(
