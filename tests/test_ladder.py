@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import TOY
 from eomt.benchmark.costs import measure_size
@@ -93,6 +94,16 @@ def test_supervised_layers(kind: str) -> None:
     torch.testing.assert_close(last.mask_logits, outputs[-1].mask_logits, rtol=0, atol=0)
     with pytest.raises(ValueError, match="2 mask probabilities, 9 decoder layers"):
         own(images(), (1.0, 1.0))
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_an_image_does_not_depend_on_its_batch(kind: str) -> None:
+    """So that micro-batches and processes add up to the step of the whole batch."""
+    own, pictures = model(kind).train(), images(count=3)
+    everywhere = (1.0,) * num_masked_layers(own.config)
+    for together, alone in zip(own(pictures, everywhere), own(pictures[:1], everywhere), strict=True):
+        torch.testing.assert_close(together.class_logits[:1], alone.class_logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(together.mask_logits[:1], alone.mask_logits, rtol=1e-4, atol=1e-3)
 
 
 def test_an_empty_mask_confines_nothing() -> None:
@@ -206,6 +217,19 @@ def test_a_run_goes_on_to_the_same_weights(shapes: Path, tmp_path: Path, monkeyp
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
+def test_adapters_and_an_average_leave_a_plain_model(shapes: Path, tmp_path: Path) -> None:
+    toy = recipe(shapes, "mask2former_vit_adapter", optim=OptimConfig(lr=1e-3, lora=2, ema=0.9))
+    train(replace(toy, steps=2, model=replace(toy.model, gradient_checkpointing=True)), tmp_path / "run")
+    state = load_file(tmp_path / "run/states/step-000000002/tensors")
+    matrix = "average.module.backbone.vit.blocks.0.attn.qkv."
+    product = state[matrix + "lora_B.default.weight"] @ state[matrix + "lora_A.default.weight"]
+    assert product.any()
+    plain = Segmenter.from_pretrained(tmp_path / "run/last", "cpu").model
+    assert plain.state_dict().keys() == model("mask2former_vit_adapter").state_dict().keys()
+    merged = plain.state_dict()["backbone.vit.blocks.0.attn.qkv.weight"]
+    torch.testing.assert_close(merged, state[matrix + "base_layer.weight"] + product)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -220,7 +244,9 @@ def test_what_only_eomt_has_is_refused(changes: dict[str, str], message: str, tm
 
 def test_another_kind_starts_none(shapes: Path, tmp_path: Path) -> None:
     train(recipe(shapes, "mask2former_single_scale", steps=1), tmp_path / "run")
-    with pytest.raises(ConfigError, match="kind mask2former_single_scale starts no other"):
+    with pytest.raises(
+        ConfigError, match=r"kind mask2former_single_scale starts no other; .* or leave out --init-from"
+    ):
         train(recipe(shapes, "eomt"), tmp_path / "other", init_from=tmp_path / "run")
     started = train(
         recipe(shapes, "mask2former_single_scale", steps=1), tmp_path / "next", init_from=tmp_path / "run"

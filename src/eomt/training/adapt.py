@@ -56,7 +56,7 @@ def adapted_layers(model: Model, config: OptimConfig) -> list[str]:
     if not names:
         raise ConfigError(
             f"optim.lora {config.lora}: the blocks of {model.config.backbone} have no attention that takes "
-            "adapters; leave it out, or use --optim.freeze early_blocks"
+            "adapters; leave it out, or train less of the model by --optim.freeze"
         )
     return names
 

@@ -55,7 +55,7 @@ def fewer(size: int, step: int, speaker: bool) -> int:
     if size == 1:
         raise ResourceError(
             f"step {step}: memory does not suffice for one image at a time. Add --model.gradient-checkpointing, "
-            "make --model.image-size smaller, or add --optim.freeze early_blocks"
+            "make --model.image-size smaller, or train less of the model (--optim.freeze)"
         )
     half = (size + 1) // 2
     if speaker:

@@ -125,7 +125,10 @@ def unpack(
         if average is not None:
             _load(average, _under("average.", tensors))
     except RuntimeError as error:
-        raise ModelError(f"the run's state is of another model ({str(error).splitlines()[0]})") from error
+        raise ModelError(
+            "the run's state is of another model than its settings say: leave those of the model as they were, or "
+            "start a new run"
+        ) from error
     for name, parameter in model.named_parameters():
         moments = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
         if moments:
