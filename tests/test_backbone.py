@@ -194,10 +194,12 @@ class AttendedRows(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[int] = []
+        self.packed: list[bool] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if "scaled_dot_product" in str(function):
             self.found.append(args[0].shape[2])
+            self.packed.append(all(part.is_contiguous() for part in args[:3]))
         return function(*args, **(kwargs or {}))
 
 
@@ -223,6 +225,24 @@ def test_only_queries_pay_for_a_mask(name: str, patch: int, fused: bool) -> None
         assert close(ours, block(tokens, attn_mask=everyone, **rotation))
         assert not close(ours, block(tokens, **rotation))
     assert attended.found == ([7, count - 7] if fused else [])
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(names_patches, first(FAMILIES))
+def test_heads_are_brought_together_on_a_processor(name: str, patch: int) -> None:
+    """The kernel reads each head's keys many times: they lie together, and every value is timm's to the bit."""
+    backbone = Backbone(config_of(name, patch, (4 * patch, 6 * patch))).eval()
+    randomise(backbone)
+    with torch.no_grad():
+        tokens, rope = backbone.embed(images((4 * patch, 6 * patch)))
+        with AttendedRows() as attended:
+            ours = backbone.run(0, tokens, rope)
+        options = {"rope": rope[0] if backbone.vit.rope_mixed else rope} if backbone.rotary else {}
+        with AttendedRows() as timms:
+            theirs = backbone.blocks[0](tokens, **options)
+    assert torch.equal(ours, theirs)
+    assert attended.packed == [True]
+    assert timms.packed == [False]
 
 
 @pytest.mark.usefixtures("narrow")

@@ -125,10 +125,12 @@ class Backbone(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Run one block; the first q tokens attend to those where their row of the mask is True, others to all."""
         block = self.blocks[index]
-        options: dict[str, Any] = {"attn_mask": None}
-        if attention_mask is not None:
-            uses_pytorchs = getattr(getattr(block, "attn", None), "fused_attn", False)
-            options["attn_mask"] = FirstRows(attention_mask) if uses_pytorchs else with_all_rows(attention_mask)
+        options: dict[str, Any] = {"attn_mask": attention_mask}
+        if getattr(getattr(block, "attn", None), "fused_attn", False):
+            if attention_mask is not None or not torch.compiler.is_compiling():
+                options["attn_mask"] = AttentionCall(attention_mask)
+        elif attention_mask is not None:
+            options["attn_mask"] = with_all_rows(attention_mask)
         if self.rotary:
             assert rope is not None
             options["rope"] = rope[index] if self.vit.rope_mixed else rope  # mixed: one rotation a block
@@ -140,14 +142,18 @@ class Backbone(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class FirstRows:
-    """An attention mask of the first tokens only: PyTorch's attention is then computed in two parts.
+class AttentionCall:
+    """How PyTorch's attention is to be called; every value stays the same.
 
-    All other tokens, most of them, get the faster kernel without a mask; every value stays the same. A block hands
-    the mask on as it is, and PyTorch asks it what to do, as it does the masks of `torch.nn.attention.bias`.
+    A block takes it for its mask and hands it on as it is, and PyTorch asks it what to do, as it does the masks of
+    `torch.nn.attention.bias`. Two things are faster than what timm's blocks do. Where only the first tokens have
+    a mask, attention is computed in two parts: all others, most of them, get the kernel without a mask. And on
+    a processor each head's queries, keys and values are brought together first: in timm's views of one product the
+    heads of a token follow one another, and the kernel reads them many times.
     """
 
-    rows: Bool[Tensor, "b 1 q n"]
+    rows: Bool[Tensor, "b 1 q n"] | None
+    """The mask of the first q tokens; None where no token has one."""
 
     @classmethod
     def __torch_function__(
@@ -156,12 +162,15 @@ class FirstRows:
         """Attend with the rows, and without a mask. Nothing but attention is to be asked of it."""
         if function is not functional.scaled_dot_product_attention or kwargs is None:
             return NotImplemented
-        tokens, *keys_and_values = args
+        tokens, keys, values = (part.contiguous() for part in args) if args[0].device.type == "cpu" else args
         rows = kwargs["attn_mask"].rows
+        free = kwargs | {"attn_mask": None}
+        if rows is None:
+            return function(tokens, keys, values, **free)
         count = rows.shape[2]
-        masked = function(tokens[:, :, :count], *keys_and_values, **kwargs | {"attn_mask": rows})
-        free = function(tokens[:, :, count:], *keys_and_values, **kwargs | {"attn_mask": None})
-        return torch.cat([masked, free], dim=2)
+        first = function(tokens[:, :, :count], keys, values, **kwargs | {"attn_mask": rows})
+        others = function(tokens[:, :, count:], keys, values, **free)
+        return torch.cat([first, others], dim=2)
 
 
 def with_all_rows(mask: Bool[Tensor, "b 1 q n"]) -> Bool[Tensor, "b 1 n n"]:
