@@ -13,6 +13,7 @@ from conftest import TOY
 from eomt import recipes
 from eomt.benchmark.costs import Peak, measure_size, multiply_adds, peak_memory
 from eomt.benchmark.model import BASELINES, baseline_of
+from eomt.benchmark.operations import Operations, kind_of, profile
 from eomt.benchmark.pictures import Bar, bars
 from eomt.benchmark.rounds import Times, ratios, time_interleaved
 from eomt.benchmark.scene import confident_logits, draw_photo
@@ -67,6 +68,26 @@ def test_multiply_adds_of_a_product() -> None:
             lambda: torch.nn.functional.scaled_dot_product_attention(queries, queries, queries)
         )
     assert attention == 2 * 2 * 7 * 7 * 4
+
+
+def test_a_profile_leaves_no_operation_out() -> None:
+    """Its multiply-adds are those of a whole pass, and each attention is seen once."""
+    subject = prepare(SETTING)
+    found = profile(subject, rounds=1)
+    model, views = subject.segmenter.model, subject.views()
+    assert sum(kind.multiply_adds for kind in found.kinds.values()) == multiply_adds(lambda: model.forward(views))
+    assert found.kinds["attention"].calls == len(model.backbone.blocks)
+    assert found.rate > 0
+    assert set(found.to_json()["operations"]) == set(found.kinds)
+
+
+def test_kinds_of_operations() -> None:
+    aten = torch.ops.aten
+    kinds = [kind_of(function.default) for function in (aten.addmm, aten.native_layer_norm, aten.gelu, aten.clone)]
+    assert kinds == ["matrix products", "norms", "activations", "copies and casts"]
+    with Operations() as operations:
+        torch.ones(2, 3).view(6).view(3, 2).reshape(2, 3)
+    assert sum(kind.calls for kind in operations.kinds.values()) == 1  # views are none
 
 
 @pytest.mark.parametrize("backbone", ["vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3_qkvb"])

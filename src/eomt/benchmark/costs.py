@@ -19,16 +19,17 @@ from eomt.config import ModelConfig
 from eomt.errors import ResourceError
 from eomt.training import memory
 
-__all__ = ["Peak", "Size", "measure_size", "multiply_adds", "peak_memory", "peak_of"]
+__all__ = ["Peak", "Size", "attention_operations", "measure_size", "multiply_adds", "peak_memory", "peak_of"]
 
 
-def _attention_operations(
+def attention_operations(
     queries: torch.Size, keys: torch.Size, values: torch.Size, *others: Any, out_shape: Any = None, **options: Any
 ) -> int:
+    """Count the operations of an attention, two a multiply-add, from the shapes of what it is given."""
     return int(sdpa_flop_count(queries, keys, values))  # type: ignore[no-untyped-call]
 
 
-_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
+_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations}
 """The processor's kernel, which torch does not count."""
 
 

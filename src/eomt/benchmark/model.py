@@ -11,6 +11,7 @@ import torch
 
 from eomt import machine
 from eomt.benchmark.costs import Peak, Size, measure_size, peak_of
+from eomt.benchmark.operations import Profile, profile
 from eomt.benchmark.rounds import WHOLE, Clock, Stages, ratios, time_interleaved
 from eomt.benchmark.subject import Setting, Subject, prepare, waiting
 from eomt.config import ModelConfig
@@ -41,6 +42,7 @@ class Contestant:
     """The first call: what is loaded, allocated and compiled."""
     times: Stages
     memory: Peak | None
+    profile: Profile | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give all by name; times in milliseconds a batch, memory in MiB."""
@@ -59,6 +61,7 @@ class Contestant:
             "milliseconds": {stage: times.to_json(1e3) for stage, times in self.times.items()},
             "images_per_second": setting.batch / self.times[WHOLE].median,
             "memory_mib": None if self.memory is None else self.memory.to_json(),
+            "profile": None if self.profile is None else self.profile.to_json(),
         }
 
 
@@ -110,9 +113,10 @@ def benchmark(
     warm_up: int = 1,
     clock: Clock = "wall",
     with_memory: bool = True,
+    with_profile: bool = False,
     show: Callable[[int, int], None] = lambda done, of: None,
 ) -> Report:
-    """Measure a model, and its baseline in turns with it."""
+    """Measure a model, and its baseline in turns with it; of the model alone, what its forward pass is made of."""
     settings = {"measured": setting} | ({} if baseline is None else {"baseline": baseline})
     subjects: dict[str, Subject] = {}
     for name, each in settings.items():
@@ -122,6 +126,8 @@ def benchmark(
     times = time_interleaved(subjects, rounds, warm_up=warm_up, wait=wait, clock=clock, show=show)
     sides = {name: _contestant(subject, first[name], times[name]) for name, subject in subjects.items()}
     facts = machine_facts(subjects["measured"].segmenter.device)
+    if with_profile:
+        sides["measured"] = replace(sides["measured"], profile=profile(subjects["measured"], clock=clock))
     if with_memory:
         device = subjects["measured"].segmenter.device
         subjects.clear()  # the processes that measure memory need it

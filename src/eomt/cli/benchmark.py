@@ -20,6 +20,7 @@ from eomt.weights import zoo
 
 if TYPE_CHECKING:
     from eomt.benchmark.model import Contestant, Report
+    from eomt.benchmark.operations import Profile
 
 __all__ = ["run"]
 
@@ -101,12 +102,15 @@ class BenchmarkArguments:
     """wall: what a user waits. processor: the time that all threads were given, for busy machines."""
     memory: bool = True
     """Measure peak memory, of each side in a process of its own, which loads the model again."""
+    profile: Switch = False
+    """Also tell what the forward pass spends its time on, by kinds of operations, and how fast it computes beside
+    the machine's products of large matrices."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png", help_behavior_hint="")] = None
     """Also draw the times into this picture, a new PNG file."""
     json: Switch = False
     """Print one JSON object as the last line of standard output: machine, clock, model, view, batch, precision,
-    compile, parameters, multiply_adds, first_seconds, milliseconds, images_per_second, memory_mib, baseline (the
-    same keys), ratios."""
+    compile, parameters, multiply_adds, first_seconds, milliseconds, images_per_second, memory_mib, profile,
+    baseline (the same keys), ratios."""
     traceback: Switch = False
     """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
 
@@ -149,6 +153,8 @@ def _check(options: BenchmarkArguments) -> None:
         zoo.check(options.model)
     if options.baseline not in WORDS:
         zoo.check(options.baseline)
+    if options.profile and options.compile != "off":
+        raise ConfigError("--profile goes without --compile: a compiled model has no operations to look at")
 
 
 def _architecture(options: BenchmarkArguments) -> tuple[ModelConfig, TaskName]:
@@ -187,6 +193,7 @@ def _measure(options: BenchmarkArguments, architecture: tuple[ModelConfig, TaskN
             warm_up=options.warm_up,
             clock=options.clock,
             with_memory=options.memory,
+            with_profile=options.profile,
             show=show,
         )
 
@@ -212,6 +219,23 @@ def _print(report: "Report") -> None:
     print_table(
         "other costs", ["", *sides], [[words, *map(cost, sides.values())] for words, cost in _COSTS.items()]
     )
+    if report.measured.profile is not None:
+        _print_profile(report.measured.profile)
+
+
+def _print_profile(profile: "Profile") -> None:
+    """Print a row for each kind of operation, the longest first."""
+    whole = sum(kind.seconds for kind in profile.kinds.values())
+    rows = []
+    for name, kind in profile.kinds.items():
+        row = [name, str(kind.calls), f"{kind.seconds * 1e3:.4g}", f"{kind.seconds / whole:.0%}"]
+        if kind.multiply_adds:
+            rate = 2 * kind.multiply_adds / kind.seconds
+            row += [f"{kind.multiply_adds / 1e9:.1f}", f"{rate / 1e9:.0f}", f"{rate / profile.rate:.0%}"]
+        rows.append([*row, "", "", ""][:7])
+    columns = ["", "calls", "milliseconds", "share", "multiply-adds, G", "G operations/s", "of the machine's"]
+    print_table("what the forward pass is made of", columns, rows)
+    print(f"the machine's products of large matrices: {profile.rate / 1e9:.0f} G operations a second")
 
 
 def name_of(side: "Contestant") -> str:

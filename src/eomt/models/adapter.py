@@ -75,7 +75,9 @@ class Adapter(nn.Module):
         grid = (images.shape[-2] // backbone.patch_size, images.shape[-1] // backbone.patch_size)
         pixels = backbone.normalise(images)
         if backbone.patch_size != 16:
-            pixels = functional.interpolate(pixels, (16 * grid[0], 16 * grid[1]), mode="bilinear", antialias=True)
+            size = (16 * grid[0], 16 * grid[1])  # in fp32: a processor has no other antialiasing
+            scaled = functional.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
+            pixels = scaled.to(pixels.dtype)
         finest, *levels = self.prior(pixels)
         shapes = [(level.shape[1], level.shape[2]) for level in levels]
         pyramid = torch.cat([level.flatten(1, 2) + self.level_embed[i] for i, level in enumerate(levels)], dim=1)

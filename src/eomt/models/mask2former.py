@@ -17,7 +17,7 @@ from eomt.errors import ConfigError
 from eomt.models.adapter import Adapter
 from eomt.models.backbone import Backbone
 from eomt.models.pixel_decoder import PixelDecoder
-from eomt.models.pyramid import FeaturePyramid, Maps, sine_positions, tokens
+from eomt.models.pyramid import FeaturePyramid, Maps, fan_in, sine_positions, tokens
 from eomt.types import QueryLogits
 
 __all__ = ["DecoderLayer", "Mask2Former"]
@@ -126,6 +126,7 @@ class Project(nn.Module):
         super().__init__()
         self.projections = nn.ModuleList(nn.Conv2d(width, WIDTH, 1) for _ in range(levels))
         self.mask_projection = nn.Conv2d(width, WIDTH, 1)
+        self.apply(fan_in)
 
     def forward(self, maps: Maps) -> Maps:
         """Project all maps."""
@@ -141,17 +142,17 @@ class Level:
     ) -> None:
         self.size = (cells.shape[2], cells.shape[3])
         self.values = tokens(cells) + embedding
-        self.keys = self.values + sine_positions(self.size, cells.shape[1], cells.device)
+        self.keys = self.values + sine_positions(self.size, cells.shape[1], cells.device).to(embedding.dtype)
         # Down-sampling is linear: the features are brought to the level once, not the mask of every query.
         self.coarse = functional.interpolate(
             features.detach(), size=self.size, mode="bilinear", align_corners=False
         )
 
-    @torch.no_grad()
     def visible(self, embeddings: Float[Tensor, "b q d"]) -> Bool[Tensor, "b 1 q n"]:
         """Let each query see the cells inside its mask, or all where there is none."""
-        inside = embeddings @ self.coarse.to(embeddings.dtype).flatten(2) >= 0
-        return (inside | ~inside.any(-1, keepdim=True))[:, None]
+        with torch.no_grad():  # not as a decorator, at which torch.compile would part the model
+            inside = embeddings @ self.coarse.to(embeddings.dtype).flatten(2) >= 0
+            return (inside | ~inside.any(-1, keepdim=True))[:, None]
 
 
 class DecoderLayer(nn.Module):
@@ -166,9 +167,8 @@ class DecoderLayer(nn.Module):
         self.fc1 = nn.Linear(WIDTH, HIDDEN)
         self.fc2 = nn.Linear(HIDDEN, WIDTH)
         self.norm3 = nn.LayerNorm(WIDTH)
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
+        for matrix in (self.fc1.weight, self.fc2.weight):
+            nn.init.xavier_uniform_(matrix)
 
     def forward(
         self,
@@ -192,6 +192,10 @@ class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            joined = projection is not self.out_proj  # the three are one matrix in Mask2Former, and drawn as one
+            nn.init.xavier_uniform_(projection.weight, gain=0.5**0.5 if joined else 1.0)
+            nn.init.zeros_(projection.bias)
 
     def forward(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eomt.models.deformable import DeformableAttention, Shapes, cell_centres
-from eomt.models.pyramid import Maps, sine_positions, tokens
+from eomt.models.pyramid import Maps, fan_in, sine_positions, tokens
 
 __all__ = ["EncoderLayer", "PixelDecoder"]
 
@@ -36,6 +36,13 @@ class PixelDecoder(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, width), nn.ReLU()
         )
         self.mask_projection = nn.Conv2d(width, width, 1)
+        for part in (self.lateral, self.smooth, self.mask_projection):
+            part.apply(fan_in)
+        for convolution in self.projections.modules():
+            if isinstance(convolution, nn.Conv2d):
+                nn.init.xavier_uniform_(convolution.weight)
+                assert convolution.bias is not None
+                nn.init.zeros_(convolution.bias)
 
     def forward(self, maps: Maps) -> Maps:
         """Let the levels look at each other; the last, finest of them is added to the finest map."""
@@ -44,7 +51,7 @@ class PixelDecoder(nn.Module):
         device, width = levels[0].device, levels[0].shape[1]
         positions = torch.cat(
             [
-                sine_positions(shape, width, device) + embedding
+                sine_positions(shape, width, device).to(embedding.dtype) + embedding
                 for shape, embedding in zip(shapes, self.level_embedding, strict=True)
             ]
         )

@@ -65,6 +65,14 @@ class HalveBlock(nn.Module):
         return halved
 
 
+def fan_in(part: nn.Module) -> None:
+    """Draw a convolution of Mask2Former as it does, values keeping their variance; others are left alone."""
+    if isinstance(part, nn.Conv2d):
+        nn.init.kaiming_uniform_(part.weight, a=1)
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
 def tokens(features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b n d"]:
     """Lay the cells of a map row by row."""
     return features.flatten(2).transpose(1, 2)
