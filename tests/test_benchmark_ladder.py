@@ -7,12 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from eomt.benchmark import ladder
 from eomt.benchmark.costs import Size, measure_size
 from eomt.benchmark.ladder import CLASSES, Climb, Row, forward_pass, ladder_rungs, size_rungs
 from eomt.benchmark.published import STEPS
 from eomt.benchmark.rounds import Times
+from eomt.benchmark.subject import build
 from eomt.cli import main
 from eomt.cli.benchmark_ladder import _draw_sizes
+from eomt.training import curves
 
 TINY = "--image-size 64 64 --rounds 1 --warm-up 0 --no-memory --json"
 
@@ -39,13 +42,20 @@ def test_rungs() -> None:
     assert [rung.config.masked_inference for rung in ladder_rungs("small")] == [False] * 4 + [True, False]
 
 
-def test_models_of_a_size_share_their_vit() -> None:
+def test_models_of_a_size_share_their_vit(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.nn.Module] = []
+
+    def noted(config, classes: int) -> torch.nn.Module:
+        made.append(build(config, classes))
+        return made[-1]
+
+    monkeypatch.setattr(ladder, "build", noted)
     kept: dict[str, torch.nn.Parameter] = {}
-    first, last = size_rungs("small", (64, 64))
-    for rung in (first, last):
-        masks = forward_pass(rung.config, torch.float32, torch.device("cpu"), kept)()
+    for rung in size_rungs("small", (64, 64)):
+        masks = forward_pass(rung.config, torch.float32, torch.device("cpu"), kept=kept)()
         assert masks.shape == (1, 200, 16, 16)
-    assert sum(each.numel() for each in kept.values()) < 23e6  # one ViT-S, not two
+    first, last = (dict(each.backbone.vit.blocks.named_parameters()) for each in made)
+    assert [each.data_ptr() for each in first.values()] == [each.data_ptr() for each in last.values()]
 
 
 def test_the_ladder(capsys, tmp_path: Path) -> None:
@@ -66,19 +76,27 @@ def test_sizes(capsys) -> None:
     assert [step["name"] for step in found["sizes"]["small"]["steps"]] == [STEPS[0].name, STEPS[-1].name]
 
 
-def test_accuracy_over_time_is_drawn(tmp_path: Path) -> None:
-    """Of both families a line; the axis of PQ begins near the least, not at zero."""
+def test_accuracy_over_time_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of both families a line, of PQ over milliseconds; the axis of PQ begins near the least, not at zero."""
+    panels: list[curves.Panel] = []
+    draw = curves.draw
+    monkeypatch.setattr(curves, "draw", lambda given: draw(panels.extend(given) or given))
     machine = {"device_name": "a chip", "threads": 1, "versions": {"torch": "2"}}
     climbed = {
         size: Climb(
             machine,
             "wall",
             "float32",
+            "off",
             tuple(Row(rung, Size(1, 1), Times((1.0,)), None) for rung in size_rungs(size)),
         )
         for size in ("small", "base")
     }
     _draw_sizes(climbed, tmp_path / "sizes.png")
+    [panel] = panels
+    assert not panel.from_zero
+    assert [list(line.y) for line in panel.lines] == [[50.5, 54.4], [44.7, 51.3]]
+    assert [list(line.x) for line in panel.lines] == [[1000.0, 1000.0]] * 2
     with Image.open(tmp_path / "sizes.png") as image:
         assert image.size == (430, 280)
 

@@ -18,7 +18,7 @@ from eomt.benchmark.model import machine_facts
 from eomt.benchmark.published import SIZES, STEPS, Figures, Step
 from eomt.benchmark.rounds import WHOLE, Clock, Times, time_interleaved
 from eomt.benchmark.scene import draw_photo
-from eomt.benchmark.subject import build, waiting
+from eomt.benchmark.subject import Compile, build, waiting
 from eomt.config import ModelConfig, Precision
 from eomt.devices import choose_device, choose_precision
 
@@ -68,19 +68,21 @@ class Climb:
     machine: dict[str, Any]
     clock: Clock
     dtype: str
+    compile: Compile
     rows: tuple[Row, ...]
 
-    def over_last(self, row: Row) -> Times:
-        """Compare a rung's time with that of the last one, round by round."""
-        return row.times.over(self.rows[-1].times)
+    def over_last(self, row: Row) -> float:
+        """Divide a rung's median time by that of the last one."""
+        return row.times.median / self.rows[-1].times.median
 
     def to_json(self) -> dict[str, Any]:
-        """Give all by name. `step0_over_eomt` is the ratio of the median times of the first and the last rung."""
+        """Give all by name. `step0_over_eomt` compares the first rung with the last."""
         return {
             "machine": self.machine,
             "clock": self.clock,
             "precision": self.dtype,
-            "step0_over_eomt": self.rows[0].times.median / self.rows[-1].times.median,
+            "compile": self.compile,
+            "step0_over_eomt": self.over_last(self.rows[0]),
             "steps": [row.to_json() for row in self.rows],
         }
 
@@ -118,18 +120,22 @@ def climb(
     *,
     precision: Precision = "auto",
     device: str = "auto",
+    compile: Compile = "off",
     warm_up: int = 1,
     clock: Clock = "wall",
     with_memory: bool = True,
     show: Callable[[int, int], None] = lambda done, of: None,
 ) -> Climb:
-    """Measure rungs of one size of ViT in turns."""
+    """Measure rungs of one size of ViT in turns; `compile` is the mode of torch.compile."""
     where = choose_device(device)
     dtype = choose_precision(precision, where)
     runs: dict[str, Callable[[], object]] = {}
     kept: dict[str, nn.Parameter] = {}
     for rung in rungs:
-        runs[rung.name] = forward_pass(rung.config, dtype, where, kept)
+        runs[rung.name] = forward_pass(rung.config, dtype, where, compile, kept)
+    if compile != "off":  # by the first call, even where none is to warm up
+        for run in runs.values():
+            run()
     times = time_interleaved(runs, rounds, warm_up=warm_up, wait=waiting([where]), clock=clock, show=show)
     runs.clear()  # the processes that measure memory need it
     kept.clear()
@@ -139,15 +145,19 @@ def climb(
             rung,
             measure_size(rung.config, CLASSES),
             times[rung.name][WHOLE],
-            measured(rung.config, dtype, where) if with_memory else None,
+            measured(rung.config, dtype, where, compile) if with_memory else None,
         )
         for rung in rungs
     )
-    return Climb(machine_facts(where), clock, str(dtype).removeprefix("torch."), rows)
+    return Climb(machine_facts(where), clock, str(dtype).removeprefix("torch."), compile, rows)
 
 
 def forward_pass(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, kept: dict[str, nn.Parameter] | None = None
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    compile: Compile = "off",
+    kept: dict[str, nn.Parameter] | None = None,
 ) -> Callable[[], object]:
     """Give what sends a view through a model with random weights, to the masks of all its queries.
 
@@ -159,6 +169,8 @@ def forward_pass(
         shared = kept.setdefault(name, parameter) if name.startswith("backbone.vit.") else parameter
         if shared.shape == parameter.shape:
             parameter.data = shared.data
+    if compile != "off":
+        model.compile(mode=compile)
     view = torch.from_numpy(draw_photo(config.image_size)).permute(2, 0, 1)[None].to(device)
 
     @torch.inference_mode()

@@ -50,6 +50,8 @@ class Common:
     """Size of the view in pixels; the paper's figures are shown at 640 640 only."""
     precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, else fp32."""
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    """Mode of torch.compile; the paper's images a second are of compiled models."""
     device: Device = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: torch's)")] = None
@@ -143,6 +145,7 @@ def _climb(options: Common, size: str, ends_only: bool) -> "Climb":
             ROUNDS[size] if options.rounds is None else options.rounds,
             precision=options.precision,
             device=options.device,
+            compile=options.compile,
             warm_up=options.warm_up,
             clock=options.clock,
             with_memory=options.memory,
@@ -168,7 +171,8 @@ COLUMNS = [
 
 def _print(title: str, climbed: "Climb") -> None:
     rounds = counted(len(climbed.rows[0].times.values), "round")
-    where = f"{climbed.dtype}, {machine_line(climbed.machine)}, medians of {rounds}"
+    how = climbed.dtype if climbed.compile == "off" else f"{climbed.dtype}, compiled"
+    where = f"{how}, {machine_line(climbed.machine)}, medians of {rounds}"
     print_table(printable(f"{title}: {where}"), COLUMNS, [_row(climbed, row) for row in climbed.rows])
 
 
@@ -187,7 +191,7 @@ def _row(climbed: "Climb", row: "Row") -> list[str]:
         told("multiply_adds"),
         f"{row.times.median * 1e3:.0f}",
         span(low * 1e3, high * 1e3, 0),
-        f"{climbed.over_last(row).median:.2f}",
+        f"{climbed.over_last(row):.2f}",
         "–" if row.memory is None else f"{row.memory.above / 2**20:.0f}",
         told("fps"),
         told("pq"),
@@ -201,7 +205,7 @@ def _draw_ladder(climbed: "Climb", size: str, picture: Path) -> None:
     rows = []
     for row in climbed.rows:
         milliseconds = row.times.median * 1e3
-        note = f"{milliseconds:.0f} ms, {climbed.over_last(row).median:.2f} x"
+        note = f"{milliseconds:.0f} ms, {climbed.over_last(row):.2f} x"
         rows.append(Bar(row.rung.name, {"forward": milliseconds}, note))
     title = f"Forward pass, ViT {size}, {climbed.dtype}; {machine_line(climbed.machine)}"
     write_picture(bars(title, rows), picture, "times")
