@@ -18,7 +18,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # torch goes on about kernels and their makers
         raise ConfigError(
             f"device {name!r} cannot be used ({reason}); give auto, cpu, cuda, cuda:1 or mps"
         ) from error

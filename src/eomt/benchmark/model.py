@@ -37,6 +37,8 @@ class Contestant:
     setting: Setting
     dtype: str
     view: tuple[int, int]
+    views: int
+    """Views in a batch: more than images where these are seen in tiles or windows."""
     size: Size
     first_seconds: float
     """The first call: what is loaded, allocated and compiled."""
@@ -52,6 +54,7 @@ class Contestant:
             "weights": "random" if isinstance(model, ModelConfig) else "own",
             "part": "bare ViT" if setting.bare else "all",
             "view": list(self.view),
+            "views": self.views,
             "batch": setting.batch,
             "precision": self.dtype,
             "compile": setting.compile,
@@ -122,6 +125,7 @@ def benchmark(
     for name, each in settings.items():
         subjects[name] = prepare(each, subjects.get("measured"))
     wait = waiting([subject.segmenter.device for subject in subjects.values()])
+    show(0, rounds)
     first = {name: _first_call(subject, wait) for name, subject in subjects.items()}
     times = time_interleaved(subjects, rounds, warm_up=warm_up, wait=wait, clock=clock, show=show)
     sides = {name: _contestant(subject, first[name], times[name]) for name, subject in subjects.items()}
@@ -150,7 +154,7 @@ def _contestant(subject: Subject, first: float, times: Stages) -> Contestant:
         subject.setting.bare,
     )
     dtype = str(subject.dtype).removeprefix("torch.")
-    return Contestant(subject.setting, dtype, subject.view, size, first, times, None)
+    return Contestant(subject.setting, dtype, subject.view, subject.view_count, size, first, times, None)
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:

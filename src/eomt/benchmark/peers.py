@@ -5,7 +5,7 @@ need is imported only here and only when it is asked for.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,8 +27,6 @@ from eomt.tasks import TASKS
 from eomt.timing import stage
 from eomt.types import Prediction, QueryLogits
 from eomt.weights import hugging_face
-from eomt.weights.architecture import annealing, class_weights
-from eomt.weights.names import from_ours
 
 __all__ = ["Equality", "HuggingFace", "Logits", "Other", "Ours", "Peer", "PeersReport", "check", "compare"]
 
@@ -124,6 +122,8 @@ class Ours:
         self.task = segmenter.check_task(setting.task)
         if self.task not in FINDINGS:
             raise ConfigError(f"task {self.task}: peers are compared by {' and '.join(FINDINGS)} results")
+        # Others see an image in one view, so ours does, too, where it would see it in tiles.
+        segmenter.info = replace(segmenter.info, model=replace(segmenter.info.model, zoom=None))
         if isinstance(setting.model, ModelConfig):
             draw_weights(segmenter.model)
         size = self.subject.photos[0].shape[:2]
@@ -233,12 +233,9 @@ class HuggingFace:
         self.stuff = [label for label, category in enumerate(segmenter.categories) if not category.is_thing]
         info, state = segmenter.info, segmenter.model.state_dict()
         values = hugging_face.their_config(info, len(segmenter.categories))
-        kind = values.pop("model_type")
-        config = transformers.AutoConfig.for_model(kind, **values)
+        config = transformers.AutoConfig.for_model(**values)
         self.model = AutoModelForUniversalSegmentation.from_config(config).eval()
-        theirs = from_ours(state, hugging_face.MODEL_TYPES[kind])
-        theirs |= {"attn_mask_probs": annealing(info.model), "criterion.empty_weight": class_weights(state)}
-        self.model.load_state_dict(theirs)
+        self.model.load_state_dict(hugging_face.their_state(state, info, values))
         self.model.to(self.device)
         self.processor = EomtImageProcessor(**hugging_face.their_processor(info))
         self.sure = ours.sure

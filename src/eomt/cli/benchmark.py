@@ -10,8 +10,18 @@ import tyro
 from eomt.cli import benchmark_ladder, benchmark_peers
 from eomt.cli.benchmark_tables import machine_line, milliseconds, span
 from eomt.cli.console import counted, log_lines, print_json, print_table, printable, progress
-from eomt.cli.options import TASKS, Action, Device, ImageSize, Switch, check_least, check_view, parse
-from eomt.cli.picture import check_picture, write_picture
+from eomt.cli.options import (
+    TASKS,
+    Action,
+    Device,
+    ImageSize,
+    Switch,
+    check_least,
+    check_needless,
+    check_view,
+    parse,
+)
+from eomt.cli.picture import check_photo, check_picture, write_picture
 from eomt.cli.recipes import find
 from eomt.cli.usage import nearest
 from eomt.config import ModelConfig, Precision, TaskName
@@ -108,8 +118,8 @@ class BenchmarkArguments:
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png", help_behavior_hint="")] = None
     """Also draw the times into this picture, a new PNG file."""
     json: Switch = False
-    """Print one JSON object as the last line of standard output: machine, clock, model, view, batch, precision,
-    compile, parameters, multiply_adds, first_seconds, milliseconds, images_per_second, memory_mib, profile,
+    """Print one JSON object as the last line of standard output: machine, clock, model, view, views, batch,
+    precision, compile, parameters, multiply_adds, first_seconds, milliseconds, images_per_second, memory_mib, profile,
     baseline (the same keys), ratios."""
     traceback: Switch = False
     """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
@@ -143,13 +153,14 @@ def _check(options: BenchmarkArguments) -> None:
     check_view(options.image_size)
     check_picture(options.picture)
     check_least(options, batch=1, rounds=1, warm_up=0, confident=0, threads=1)
+    check_needless(options, "model", "recipe", "backbone", "confident")
+    check_needless(options, "photo", "photo_size")
+    check_photo(options.photo)
     if min(options.photo_size) < 1:
         raise ConfigError(
             f"--photo-size {options.photo_size[0]} {options.photo_size[1]}: expected sides from 1 on"
         )
     if options.model is not None:
-        if options.backbone is not None:
-            raise ConfigError("--backbone goes without --model, which has its own")
         zoo.check(options.model)
     if options.baseline not in WORDS:
         zoo.check(options.baseline)
@@ -201,7 +212,7 @@ def _measure(options: BenchmarkArguments, architecture: tuple[ModelConfig, TaskN
 def _print(report: "Report") -> None:
     """Print a table of times, and one of the other costs."""
     sides = {"measured": report.measured} | ({} if report.baseline is None else {"baseline": report.baseline})
-    print(printable(machine_line(report.machine)))
+    print(printable(machine_line(report.machine, report.clock)))
     for word, side in sides.items():
         print(printable(f"{word}: {name_of(side)}"))
     columns = ["", *(each for word in sides for each in (word, "middle half"))]
@@ -211,7 +222,7 @@ def _print(report: "Report") -> None:
         row = [stage, *(word for side in sides.values() for word in milliseconds(side.times, stage))]
         if report.baseline:
             found = report.ratios.get(stage)
-            row += ["", ""] if found is None else [f"{found.median:.3f}", span(*found.quartiles, 3)]
+            row += ["", ""] if found is None else [f"{found.median:.3f}", span(found)]
         rows.append(row)
     rounds = counted(len(report.measured.times["whole"].values), "round")
     batch = counted(report.measured.setting.batch, "image")
@@ -254,6 +265,7 @@ def _mib(side: "Contestant", name: str) -> str:
 
 _COSTS = {
     "parameters, M": lambda side: f"{side.size.parameters / 1e6:.1f}",
+    "views": lambda side: str(side.views),
     "multiply-adds of a view, G": lambda side: f"{side.size.multiply_adds / 1e9:.1f}",
     "memory between calls, MiB": lambda side: _mib(side, "before"),
     "peak above that, MiB": lambda side: _mib(side, "above"),

@@ -156,24 +156,29 @@ def _climb(options: Common, size: str, ends_only: bool) -> "Climb":
 COLUMNS = [
     "",
     "M params",
-    "paper",
+    "paper's",
     "G mult-adds",
-    "paper",
-    "ms",
+    "paper's",
+    "forward, ms",
     "middle half",
-    "/ EoMT",
-    "MiB",
+    "/ EoMT's",
+    "peak, MiB",
     "paper's fps",
-    "PQ",
+    "paper's PQ",
 ]
-"""Milliseconds are of a forward pass, MiB those that it takes above the model."""
+"""The peak is what a forward pass takes above the model."""
 
 
 def _print(title: str, climbed: "Climb") -> None:
     rounds = counted(len(climbed.rows[0].times.values), "round")
     how = climbed.dtype if climbed.compile == "off" else f"{climbed.dtype}, compiled"
-    where = f"{how}, {machine_line(climbed.machine)}, medians of {rounds}"
-    print_table(printable(f"{title}: {where}"), COLUMNS, [_row(climbed, row) for row in climbed.rows])
+    where = f"{how}, {machine_line(climbed.machine, climbed.clock)}, medians of {rounds}"
+    height, width = climbed.rows[0].rung.config.image_size
+    print_table(
+        printable(f"{title} at {width} x {height}, random weights: {where}"),
+        COLUMNS,
+        [_row(climbed, row) for row in climbed.rows],
+    )
 
 
 def _row(climbed: "Climb", row: "Row") -> list[str]:
@@ -182,15 +187,14 @@ def _row(climbed: "Climb", row: "Row") -> list[str]:
     def told(name: str) -> str:
         return "–" if paper.get(name) is None else f"{paper[name]:g}"
 
-    low, high = row.times.quartiles
     return [
         row.rung.name,
         f"{row.size.parameters / 1e6:.1f}",
         told("parameters"),
-        f"{row.size.multiply_adds / 1e9:.0f}",
+        f"{row.size.multiply_adds / 1e9:.3g}",
         told("multiply_adds"),
         f"{row.times.median * 1e3:.0f}",
-        span(low * 1e3, high * 1e3, 0),
+        span(row.times, 1e3),
         f"{climbed.over_last(row):.2f}",
         "–" if row.memory is None else f"{row.memory.above / 2**20:.0f}",
         told("fps"),
@@ -207,7 +211,7 @@ def _draw_ladder(climbed: "Climb", size: str, picture: Path) -> None:
         milliseconds = row.times.median * 1e3
         note = f"{milliseconds:.0f} ms, {climbed.over_last(row):.2f} x"
         rows.append(Bar(row.rung.name, {"forward": milliseconds}, note))
-    title = f"Forward pass, ViT {size}, {climbed.dtype}; {machine_line(climbed.machine)}"
+    title = f"Forward pass, ViT {size}, {climbed.dtype}; {machine_line(climbed.machine, climbed.clock)}"
     write_picture(bars(title, rows), picture, "times")
 
 
@@ -219,6 +223,7 @@ def _draw_sizes(climbed: "dict[str, Climb]", picture: Path) -> None:
     for place, name in ((0, "ViT-Adapter + Mask2Former"), (-1, "EoMT")):
         rows = [each.rows[place] for each in climbed.values()]
         points = [(row.times.median * 1e3, row.rung.published.pq) for row in rows if row.rung.published]
-        lines.append(Line(name, [x for x, _ in points], [y for _, y in points]))
+        names = [size for size, each in climbed.items() if each.rows[place].rung.published]
+        lines.append(Line(name, [x for x, _ in points], [y for _, y in points], names))
     panel = Panel("published PQ over milliseconds of a forward pass, here", lines, has_dots=True, from_zero=False)
     write_picture(draw([panel]), picture, "accuracy over time")

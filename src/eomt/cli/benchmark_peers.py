@@ -10,8 +10,8 @@ import tyro
 
 from eomt.cli.benchmark_tables import machine_line, milliseconds, span
 from eomt.cli.console import counted, log_lines, print_json, print_table, printable, progress
-from eomt.cli.options import Device, Switch, check_least, parse
-from eomt.cli.picture import check_picture, write_picture
+from eomt.cli.options import Device, Switch, check_least, check_needless, parse
+from eomt.cli.picture import check_photo, check_picture, write_picture
 from eomt.cli.recipes import find
 from eomt.config import ModelConfig, Precision, TaskName
 from eomt.errors import ConfigError
@@ -130,6 +130,9 @@ def _check(options: PeersArguments) -> None:
     """Raise ConfigError for what cannot be measured, before torch is imported."""
     check_picture(options.picture)
     check_least(options, rounds=1, warm_up=0, confident=0, threads=1)
+    check_needless(options, "model", "size", "backbone", "image_size", "confident")
+    check_needless(options, "photo", "photo_size")
+    check_photo(options.photo)
     if (options.authors is None) != (options.authors_python is None):
         raise ConfigError("--authors FOLDER and --authors-python FILE go together")
     if options.authors is None and not options.transformers:
@@ -201,7 +204,11 @@ def _print(report: "PeersReport") -> None:
     from eomt.benchmark.findings import FINDINGS
 
     model = report.to_json()["model"]
-    print(printable(f"{model}, {report.dtype}, photo to {report.task} result; {machine_line(report.machine)}"))
+    print(
+        printable(
+            f"{model}, {report.dtype}, photo to {report.task} result; {machine_line(report.machine, report.clock)}"
+        )
+    )
     for other in report.others:
         print(printable(_agreement(other, report.task)))
     for name, reason in FINDINGS[report.task].left_out.items():
@@ -234,7 +241,7 @@ def _agreement(other: "Peer", task: TaskName) -> str:
 
 def _ratio(report: "PeersReport", other: "Peer", stage: str) -> str:
     found = report.ratios(other).get(stage)
-    return "" if found is None else f"{found.median:.3f} ({span(*found.quartiles, 3)})"
+    return "" if found is None else f"{found.median:.3f} ({span(found)})"
 
 
 def _draw(report: "PeersReport", picture: Path) -> None:

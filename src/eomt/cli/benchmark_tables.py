@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING, Any
 from eomt.cli.console import counted
 
 if TYPE_CHECKING:
-    from eomt.benchmark.rounds import Stages
+    from eomt.benchmark.rounds import Clock, Stages, Times
 
 __all__ = ["machine_line", "milliseconds", "span"]
 
 
-def machine_line(facts: dict[str, Any]) -> str:
-    """Say in a line where figures were taken."""
+def machine_line(facts: dict[str, Any], clock: "Clock") -> str:
+    """Say in a line where figures were taken, and what time they are."""
     threads = counted(facts["threads"], "thread")
-    return f"{facts['device_name']}, {threads}, torch {facts['versions']['torch']}"
+    time = {"wall": "", "processor": ", processor time"}[clock]
+    return f"{facts['device_name']}, {threads}, torch {facts['versions']['torch']}{time}"
 
 
 def milliseconds(times: "Stages", stage: str) -> list[str]:
@@ -21,10 +22,11 @@ def milliseconds(times: "Stages", stage: str) -> list[str]:
     found = times.get(stage)
     if found is None:
         return ["", ""]
-    low, high = found.quartiles
-    return [f"{found.median * 1e3:.4g}", span(low * 1e3, high * 1e3, 1)]
+    return [f"{found.median * 1e3:.4g}", span(found, 1e3)]
 
 
-def span(low: float, high: float, digits: int) -> str:
-    """Write where the middle half of the rounds lies."""
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+def span(times: "Times", factor: float = 1.0) -> str:
+    """Write where the middle half of the rounds lies; a dash where there are too few to have one."""
+    if len(times.values) < 3:
+        return "–"
+    return " to ".join(f"{each * factor:.4g}" for each in times.quartiles)

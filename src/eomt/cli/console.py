@@ -100,8 +100,8 @@ def _explain(error: Exception) -> tuple[int, list[str]]:
     if is_out_of_memory(error):
         return ResourceError.exit_code, [
             f"memory does not suffice: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            "Train with a smaller --data.micro-batch or --model.image-size; predict and evaluate with a smaller "
-            "--image-size, or with --device cpu.",
+            "Train with a smaller --data.micro-batch or --model.image-size; predict, evaluate and measure with a "
+            "smaller --image-size or image, fewer of them at once, or --device cpu.",
         ]
     if isinstance(error, OSError) and error.errno in EXIT_CODES_OF_SYSTEM:
         where = f"{error.filename}: " if error.filename else ""

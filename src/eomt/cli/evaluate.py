@@ -244,6 +244,7 @@ def _as_json(options: EvalArguments, evaluation: "Evaluation") -> dict[str, obje
         "model": options.model if options.predictions is None else None,
         "predictions": options.predictions and str(options.predictions),
         "precision": evaluation.precision,
+        "merge": options.merge,
         "max_detections": options.max_detections,
         "seconds": evaluation.seconds,
         "stages": evaluation.stages,

@@ -30,6 +30,7 @@ __all__ = [
     "Zoom",
     "check_least",
     "check_names",
+    "check_needless",
     "check_view",
     "known_options",
     "make_folder",
@@ -180,6 +181,16 @@ def check_least(options: object, **least: int) -> None:
         value = getattr(options, name)
         if value is not None and value < low:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a whole number from {low} on")
+
+
+def check_needless(options: object, given: str, *needless: str) -> None:
+    """Raise ConfigError where one option is given and, beside it, another that it makes meaningless."""
+    if getattr(options, given) is None:
+        return
+    for each in fields(options):  # type: ignore[arg-type]
+        if each.name in needless and getattr(options, each.name) != each.default:
+            names = (f"--{name.replace('_', '-')}" for name in (each.name, given))
+            raise ConfigError("{} goes without {}, which has its own".format(*names))
 
 
 def check_view(size: tuple[int, int] | None, zoom: float | None = None) -> None:

@@ -1,17 +1,23 @@
-"""A picture that a command is asked for: whether its file can be written is told before any work is done."""
+"""Pictures that a command is given or asked for: what is wrong with their files is told before any work."""
 
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eomt.cli.console import note
-from eomt.errors import ConfigError
+from eomt.errors import ConfigError, DataError
 from eomt.files import write_aside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["check_picture", "write_picture"]
+__all__ = ["check_photo", "check_picture", "write_picture"]
+
+
+def check_photo(photo: Path | None) -> None:
+    """Raise DataError where `--photo` is no file."""
+    if photo is not None and not photo.is_file():
+        raise DataError(f"--photo {photo}: no such file; check the path")
 
 
 def check_picture(picture: Path | None) -> None:

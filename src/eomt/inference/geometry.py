@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from eomt.errors import DataError
+from eomt.errors import ConfigError, DataError
 from eomt.timing import stage
 
 __all__ = ["Enlargement", "Fit", "Tiling", "assemble", "plan", "split", "stitch"]
@@ -62,7 +62,8 @@ def plan(image_size: Size, view_size: Size, fit: Fit, zoom: float | None = None)
     where it is given and not 0, is the scale instead.
     The arithmetic is that of the published scores (EoMT reference, sections 3.1 and 3.2), rounding included,
     with two exceptions: no side is scaled to less than one pixel, and the last window always ends with the image.
-    Raises DataError for an image without pixels, and for one so narrow that its windows would fill the memory.
+    Raises DataError for an image without pixels, and for one so narrow that its windows would fill the memory,
+    and ConfigError where a single view would.
     """
     (height, width), (view_height, view_width) = image_size, view_size
     if min(height, width, view_height, view_width) < 1:
@@ -74,6 +75,8 @@ def plan(image_size: Size, view_size: Size, fit: Fit, zoom: float | None = None)
     scaled = max(1, round(height * factor)), max(1, round(width * factor))
     counts = math.ceil(scaled[0] / view_height), math.ceil(scaled[1] / view_width)
     if counts[0] * counts[1] * view_height * view_width > MAX_VIEW_PIXELS:
+        if counts == (1, 1):
+            raise ConfigError(f"a view of {view_height} x {view_width} pixels: give a smaller --image-size")
         raise DataError(
             f"an image of {height} x {width} pixels would take {counts[0] * counts[1]} windows of "
             f"{view_height} x {view_width}; cut it into less narrow pieces"

@@ -78,6 +78,8 @@ class Line(NamedTuple):
     name: str
     steps: Sequence[float]
     values: Sequence[float]
+    labels: Sequence[str] = ()
+    """What stands beside each dot, where there are dots."""
 
 
 class Panel(NamedTuple):
@@ -221,6 +223,17 @@ def _panel(panel: Panel, palette: Palette) -> Image.Image:
         pen.text((x / SHARPER, TOP + down + 5), short(tick), palette.ink, letters, anchor="ma")
     for tick, y in zip(y_axis.ticks, tick_y, strict=True):
         pen.text((LEFT - 5, y / SHARPER), short(tick), palette.ink, letters, anchor="rm")
+    for line in panel.lines:
+        for label, (x, y) in zip(line.labels, points(line.steps, line.values), strict=False):
+            on_left = x / SHARPER + 8 + letters.getlength(label) > width - RIGHT
+            side = -8 if on_left else 8
+            pen.text(
+                (x / SHARPER + side, y / SHARPER + 9),
+                label,
+                palette.ink,
+                letters,
+                anchor="rm" if on_left else "lm",
+            )
     _legend(pen, panel.lines, width - RIGHT, palette)
     return small
 

@@ -35,7 +35,7 @@ from eomt.weights.checkpoint import ModelInfo, info_from_json, info_to_json
 from eomt.weights.names import HUGGING_FACE, HUGGING_FACE_DINOV3, VIT, State, from_ours, to_ours
 from eomt.weights.tensors import read_tensors
 
-__all__ = ["MODEL_TYPES", "read", "write"]
+__all__ = ["MODEL_TYPES", "read", "their_config", "their_processor", "their_state", "write"]
 
 log = logging.getLogger("eomt")
 
@@ -80,10 +80,7 @@ def write(state: State, info: ModelInfo, folder: Path) -> None:
     Raises ConfigError for a model that transformers has no place for.
     """
     config = their_config(info, num_classes(state))
-    layout = MODEL_TYPES[config["model_type"]]
-    theirs = from_ours(_without_position_of_class_token(state), layout)
-    theirs |= {"attn_mask_probs": annealing(info.model), "criterion.empty_weight": class_weights(state)}
-    weights = save_safetensors(theirs, metadata={"format": "pt"})
+    weights = save_safetensors(their_state(state, info, config), metadata={"format": "pt"})
     config[OURS] = {**config.get(OURS, {}), "sha256": hashlib.sha256(weights).hexdigest()}
     folder.mkdir(parents=True, exist_ok=True)
     write_aside(folder / "model.safetensors", weights)
@@ -141,6 +138,12 @@ def their_config(info: ModelInfo, classes: int) -> dict[str, Any]:
     if info.categories:
         config[OURS] = info_to_json(info)
     return config
+
+
+def their_state(state: State, info: ModelInfo, config: dict[str, Any]) -> State:
+    """Give a model's weights under their names, for the model that their configuration describes."""
+    theirs = from_ours(_without_position_of_class_token(state), MODEL_TYPES[config["model_type"]])
+    return theirs | {"attn_mask_probs": annealing(info.model), "criterion.empty_weight": class_weights(state)}
 
 
 def their_processor(info: ModelInfo) -> dict[str, Any]:
