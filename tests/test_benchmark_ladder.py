@@ -95,8 +95,8 @@ def test_accuracy_over_time_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
     _draw_sizes(climbed, tmp_path / "sizes.png")
     [panel] = panels
     assert not panel.from_zero
-    assert [list(line.y) for line in panel.lines] == [[50.5, 54.4], [44.7, 51.3]]
-    assert [list(line.x) for line in panel.lines] == [[1000.0, 1000.0]] * 2
+    assert [list(line.values) for line in panel.lines] == [[50.5, 54.4], [44.7, 50.6]]
+    assert [list(line.steps) for line in panel.lines] == [[1000.0, 1000.0]] * 2
     with Image.open(tmp_path / "sizes.png") as image:
         assert image.size == (430, 280)
 

@@ -41,7 +41,7 @@ class Kind:
     seconds: float = 0.0
     multiply_adds: int = 0
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float | int]:
         """Give all by name; time in milliseconds."""
         return {"calls": self.calls, "milliseconds": self.seconds * 1e3, "multiply_adds": self.multiply_adds}
 

@@ -119,8 +119,8 @@ class BenchmarkArguments:
     """Also draw the times into this picture, a new PNG file."""
     json: Switch = False
     """Print one JSON object as the last line of standard output: machine, clock, model, view, views, batch,
-    precision, compile, parameters, multiply_adds, first_seconds, milliseconds, images_per_second, memory_mib, profile,
-    baseline (the same keys), ratios."""
+    precision, compile, parameters, multiply_adds, first_seconds, milliseconds, images_per_second, memory_mib,
+    profile, baseline (the same keys), ratios."""
     traceback: Switch = False
     """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
 
