@@ -265,6 +265,13 @@ def test_what_only_eomt_has_is_refused(changes: dict[str, str], message: str, tm
         check(recipe(tmp_path, "mask2former", optim=OptimConfig(**changes)), tmp_path / "run")
 
 
+def test_masked_prediction_is_not_asked_for(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, "mask2former")
+    asked = replace(asked, model=replace(asked.model, masked_inference=True))
+    with pytest.raises(ConfigError, match="a model of kind mask2former has it by itself"):
+        check(asked, tmp_path / "run")
+
+
 def test_another_kind_starts_none(shapes: Path, tmp_path: Path) -> None:
     train(recipe(shapes, "mask2former_single_scale", steps=1), tmp_path / "run")
     with pytest.raises(

@@ -157,6 +157,14 @@ def test_transformers_gives_the_same(backbone: str) -> None:
     assert set(report.ratios(other)) == {"preprocess", "forward", "decode", "whole"}
 
 
+def test_the_bundled_model_has_a_peer() -> None:
+    """Without register tokens, and with tiles, which a peer has not: all sides see the photo in one view."""
+    bundled = Ours(replace(SETTING, model="bundled"))
+    equality = check(bundled, HuggingFace(bundled))
+    assert equality.logits < 1e-5
+    assert equality.decoded
+
+
 def test_another_model_is_not_timed(ours: Ours) -> None:
     theirs = HuggingFace(ours)
     with torch.no_grad():

@@ -8,10 +8,11 @@ made of the pyramid is left to others.
 Maps are kept in token layout, [b h w d]: convolutions of one pixel, and transposed ones that double, are matrix
 products then, layer norms need no transposition, and the depth-wise convolution reads a view.
 
-Two things differ from the public code. Its norms are synchronised batch norms: they tie the images of a batch to
-one another, over processes too, and want many. Here each image is normalised by itself, so that a batch of one
-trains and micro-batches add up to their step: group norm after convolutions, layer norm on the pyramid, as ViTDet
-has it, and as many parameters. And prefix tokens stay in the blocks; the public code for detection has none.
+Followed is the public code for detection, in which the ViT's last map is added to all levels; that for semantic
+segmentation adds one after each quarter. Two things differ. Its norms are synchronised batch norms: they tie the
+images of a batch to one another, over processes too, and want many. Here each image is normalised by itself, so
+that a batch of one trains and micro-batches add up to their step: group norm after convolutions, layer norm on the
+pyramid, as ViTDet has it, and as many parameters. And prefix tokens stay in the blocks; that code has none.
 """
 
 import math

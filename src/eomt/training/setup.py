@@ -105,6 +105,8 @@ def check_kind(recipe: Recipe) -> None:
         return
     if recipe.optim.masked_attention == "never":
         raise ConfigError(f"optim.masked_attention never: a model of kind {kind} always confines queries to masks")
+    if recipe.model.masked_inference:
+        raise ConfigError(f"model.masked_inference: a model of kind {kind} has it by itself; leave it out")
     if recipe.optim.freeze == "early_blocks":
         raise ConfigError(
             f"optim.freeze early_blocks: a model of kind {kind} has no joint blocks, before which they would be; "
