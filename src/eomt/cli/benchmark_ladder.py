@@ -156,17 +156,16 @@ def _climb(options: Common, size: str, ends_only: bool) -> "Climb":
 COLUMNS = [
     "",
     "M params",
-    "paper's",
+    "paper",
     "G mult-adds",
-    "paper's",
-    "forward, ms",
+    "paper",
+    "ms",
     "middle half",
-    "/ EoMT's",
-    "peak, MiB",
+    "/ EoMT",
+    "MiB",
     "paper's fps",
-    "paper's PQ",
+    "its PQ",
 ]
-"""The peak is what a forward pass takes above the model."""
 
 
 def _print(title: str, climbed: "Climb") -> None:
@@ -174,8 +173,9 @@ def _print(title: str, climbed: "Climb") -> None:
     how = climbed.dtype if climbed.compile == "off" else f"{climbed.dtype}, compiled"
     where = f"{how}, {machine_line(climbed.machine, climbed.clock)}, medians of {rounds}"
     height, width = climbed.rows[0].rung.config.image_size
+    print(printable(f"{title}: {where}; random weights, views of {width} x {height}"))
     print_table(
-        printable(f"{title} at {width} x {height}, random weights: {where}"),
+        "milliseconds of a forward pass, MiB that it takes above the model",
         COLUMNS,
         [_row(climbed, row) for row in climbed.rows],
     )

@@ -7,7 +7,7 @@ from eomt.cli.console import counted
 if TYPE_CHECKING:
     from eomt.benchmark.rounds import Clock, Stages, Times
 
-__all__ = ["machine_line", "milliseconds", "span"]
+__all__ = ["machine_line", "milliseconds", "number", "span"]
 
 
 def machine_line(facts: dict[str, Any], clock: "Clock") -> str:
@@ -22,11 +22,16 @@ def milliseconds(times: "Stages", stage: str) -> list[str]:
     found = times.get(stage)
     if found is None:
         return ["", ""]
-    return [f"{found.median * 1e3:.4g}", span(found, 1e3)]
+    return [number(found.median * 1e3), span(found, 1e3)]
 
 
 def span(times: "Times", factor: float = 1.0) -> str:
     """Write where the middle half of the rounds lies; a dash where there are too few to have one."""
     if len(times.values) < 3:
         return "–"
-    return " to ".join(f"{each * factor:.4g}" for each in times.quartiles)
+    return " to ".join(number(each * factor) for each in times.quartiles)
+
+
+def number(value: float) -> str:
+    """Write three digits and more: all those before the point, but no power of ten."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
