@@ -35,7 +35,7 @@ VIEW, LOW, WIDTH, QUERIES, CONFIDENT = 640, 160, 384, 200, 20
 THINGS, CLASSES = 80, 133
 SIZE, LARGE = (960, 1280), (3000, 4000)
 CATEGORIES = tuple(Category(f"class {index}", index < THINGS, index, (0, 0, 0)) for index in range(CLASSES))
-GOALS = {"time_ratio": 0.25, "ours_mib": 100.0, "ours_12mp_mib": 400.0}
+GOALS = {"time_ratio": 0.25, "ours_mib": 48.0, "ours_12mp_mib": 185.0}
 
 Ids = NDArray[np.integer[Any]]
 

@@ -80,7 +80,27 @@ def test_a_merged_token_turns_by_the_mean_angle() -> None:
     angles = torch.tensor([0.1, 0.3, 0.5, 0.7])[:, None]
     rope = torch.cat([angles.sin(), angles.cos()], dim=1)
     state = merge_windows(unmerged(torch.ones(1, 4, 2), rope), (2, 2), 0.9)
-    assert torch.allclose(state.rope, torch.tensor([0.4]).sin().new_tensor([[[[np.sin(0.4), np.cos(0.4)]]]]))
+    assert state.rope is not None
+    assert torch.allclose(state.rope, torch.tensor([[[[np.sin(0.4), np.cos(0.4)]]]], dtype=torch.float32))
+
+
+def test_pairs_are_merged_that_are_alike_enough_and_more_than_usual() -> None:
+    """Of eight pairs, all over 0.9, the one that stands out; where none reaches the threshold, none is."""
+    angles = torch.full((8,), 0.3)
+    angles[2] = 0.01
+    tokens = torch.zeros(1, 16, 16)
+    for pair, angle in enumerate(angles):
+        tokens[0, 2 * pair, 2 * pair] = 1
+        tokens[0, 2 * pair + 1, 2 * pair], tokens[0, 2 * pair + 1, 2 * pair + 1] = angle.cos(), angle.sin()
+    merged = merge_alike(unmerged(tokens, None), 0.9)
+    assert merged.tokens.shape[1] == 15
+    assert merged.owners[0, 4] == merged.owners[0, 5]
+    assert merge_alike(unmerged(tokens, None), 0.99999).tokens.shape[1] == 16
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_tokens_stay(count: int) -> None:
+    assert merge_alike(unmerged(torch.ones(1, count, 4), None), 0.5).tokens.shape[1] == count
 
 
 @pytest.mark.parametrize("config", [TOY, ROTARY], ids=["positions", "rotary"])

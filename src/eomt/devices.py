@@ -1,11 +1,13 @@
-"""Which device computes, and in which precision."""
+"""Which device computes, in which precision, and how to wait for it."""
+
+from collections.abc import Callable, Iterable
 
 import torch
 
 from eomt.config import Precision
 from eomt.errors import ConfigError
 
-__all__ = ["choose_device", "choose_precision"]
+__all__ = ["choose_device", "choose_precision", "waiting"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,6 +35,20 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if _computes_in_bf16(device) else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def waiting(devices: Iterable[torch.device]) -> Callable[[], None]:
+    """Give what waits until these devices have done what they were given."""
+    accelerators = {device for device in devices if device.type in ("cuda", "mps")}
+
+    def wait() -> None:
+        for device in accelerators:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            else:
+                torch.mps.synchronize()
+
+    return wait
 
 
 def _computes_in_bf16(device: torch.device) -> bool:

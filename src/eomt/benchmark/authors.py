@@ -180,7 +180,7 @@ class Authors:
         with np.load(self.folder / "found.npz") as arrays:
             return FINDINGS[self._task].read(arrays)
 
-    def peak(self) -> Peak:
-        """Measure the memory of a run."""
+    def peak(self) -> Peak | None:
+        """Measure the memory of a run; None where the system does not tell it."""
         found = self._ask("peak")
-        return Peak(found["before"], found["most"])
+        return Peak(found["before"], found["most"]) if found["most"] else None

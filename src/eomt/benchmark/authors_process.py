@@ -119,7 +119,8 @@ class Side:
 
     def forward(self) -> dict[str, float]:
         """Give what the model says of a view."""
-        masks, classes = self.module(torch.from_numpy(np.load(self.folder / "view.npy")).to(self.device))
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            masks, classes = self.module(torch.from_numpy(np.load(self.folder / "view.npy")).to(self.device))
         np.save(self.folder / "masks.npy", masks[-1].cpu().numpy())
         np.save(self.folder / "classes.npy", classes[-1].cpu().numpy())
         return {}
@@ -152,7 +153,7 @@ class Side:
 
     def _now(self) -> float:
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         return self.clock()
 
     def run(self) -> dict[str, float]:
@@ -170,10 +171,10 @@ class Side:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_reserved()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_reserved(self.device)
             self._run()
-            return {"before": before, "most": torch.cuda.max_memory_reserved()}
+            return {"before": before, "most": torch.cuda.max_memory_reserved(self.device)}
         try:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is held now

@@ -18,6 +18,7 @@ from eomt.benchmark.subject import BareViT, Setting, build, prepare
 from eomt.config import ModelConfig
 from eomt.errors import ResourceError
 from eomt.training import memory
+from eomt.types import QueryLogits
 
 __all__ = ["Peak", "Size", "attention_operations", "measure_size", "multiply_adds", "peak_memory", "peak_of"]
 
@@ -29,6 +30,8 @@ def attention_operations(
     return int(sdpa_flop_count(queries, keys, values))  # type: ignore[no-untyped-call]
 
 
+SLACK = 2**20
+"""Bytes that may come between two looks at what is held."""
 _ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations}
 """The processor's kernel, which torch does not count."""
 
@@ -39,8 +42,8 @@ class Size:
 
     parameters: int
     multiply_adds: int
-    """Of one view, attention and the masks of all queries included; products of matrices and convolutions count,
-    sums, norms and interpolations don't."""
+    """Of one view, attention included; products of matrices and convolutions count, sums, norms and interpolations
+    don't."""
 
 
 def multiply_adds(run: Callable[[], object]) -> int:
@@ -50,10 +53,11 @@ def multiply_adds(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def measure_size(config: ModelConfig, num_classes: int, bare: bool = False) -> Size:
+def measure_size(config: ModelConfig, num_classes: int, *, bare: bool = False, masks: bool = True) -> Size:
     """Count an architecture's parameters and its multiply-adds for a view. No memory is taken for it.
 
-    `bare` leaves out all but the ViT.
+    `bare` leaves out all but the ViT. `masks` counts the masks of all queries, as the paper does; a prediction
+    makes those of a few, when it decodes.
     """
     with torch.device("meta"):
         model = build(replace(config, gradient_checkpointing=False), num_classes).eval()
@@ -61,7 +65,11 @@ def measure_size(config: ModelConfig, num_classes: int, bare: bool = False) -> S
     if bare:
         vit: nn.Module = BareViT(model.backbone)
         return Size(_parameters(vit), multiply_adds(lambda: vit(view)))
-    return Size(_parameters(model), multiply_adds(lambda: model(view)[-1].mask_logits))
+    return Size(_parameters(model), multiply_adds(lambda: _logits(model(view)[-1], masks)))
+
+
+def _logits(logits: QueryLogits, masks: bool) -> object:
+    return logits.mask_logits if masks else logits.class_logits
 
 
 def _parameters(model: nn.Module) -> int:
@@ -70,7 +78,7 @@ def _parameters(model: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes of memory: on a processor, all that the process holds; on an accelerator, what tensors take."""
+    """Bytes of memory: on a processor, all that the process holds; on CUDA, what PyTorch reserves there."""
 
     before: int
     """Held between runs: the model, the pictures, the libraries."""
@@ -89,11 +97,12 @@ class Peak:
 
 def peak_memory(
     prepared: Callable[..., Callable[[], object]], *arguments: Any, device: torch.device | None = None
-) -> Peak:
+) -> Peak | None:
     """Measure the memory that a run takes, in a process of its own: memory freed earlier is not used again there.
 
     `prepared` is a function of a module; with the arguments, it gives what is run: once to warm up, once measured.
-    Raises what it raises, and ResourceError where the system ends the process.
+    None where the system does not tell the most that was held. Raises what it raises, and ResourceError where the
+    system ends the process.
     """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
@@ -108,18 +117,20 @@ def peak_memory(
             ) from error
 
 
-def peak_of(setting: Setting, device: torch.device) -> Peak:
+def peak_of(setting: Setting, device: torch.device) -> Peak | None:
     """Measure the memory that a subject's run takes, in a process of its own."""
     return peak_memory(prepare, setting, device=device)
 
 
-def _measure(prepared: Callable[..., Callable[[], object]], arguments: Any, device: torch.device) -> Peak:
+def _measure(prepared: Callable[..., Callable[[], object]], arguments: Any, device: torch.device) -> Peak | None:
     run = prepared(*arguments)
     run()
     gc.collect()
     _trim()
     memory.reset_peak(device)
     before = torch.cuda.memory_reserved(device) if device.type == "cuda" else machine.resident()
+    if not 0 < memory.peak(device) <= before + SLACK:  # it is not told, or it goes on from what loading took
+        return None
     run()
     return Peak(before, memory.peak(device))
 

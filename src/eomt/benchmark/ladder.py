@@ -18,9 +18,9 @@ from eomt.benchmark.model import machine_facts
 from eomt.benchmark.published import SIZES, STEPS, Figures, Step
 from eomt.benchmark.rounds import WHOLE, Clock, Times, time_interleaved
 from eomt.benchmark.scene import draw_photo
-from eomt.benchmark.subject import Compile, build, waiting
+from eomt.benchmark.subject import Compile, build
 from eomt.config import ModelConfig, Precision
-from eomt.devices import choose_device, choose_precision
+from eomt.devices import choose_device, choose_precision, waiting
 
 __all__ = ["CLASSES", "Climb", "Rung", "climb", "config_of", "ladder_rungs", "size_rungs"]
 
@@ -128,7 +128,7 @@ def climb(
 ) -> Climb:
     """Measure rungs of one size of ViT in turns; `compile` is the mode of torch.compile."""
     where = choose_device(device)
-    dtype = choose_precision(precision, where)
+    dtype, facts = choose_precision(precision, where), machine_facts(where, clock)
     runs: dict[str, Callable[[], object]] = {}
     kept: dict[str, nn.Parameter] = {}
     for rung in rungs:
@@ -149,7 +149,7 @@ def climb(
         )
         for rung in rungs
     )
-    return Climb(machine_facts(where), clock, str(dtype).removeprefix("torch."), compile, rows)
+    return Climb(facts, clock, str(dtype).removeprefix("torch."), compile, rows)
 
 
 def forward_pass(

@@ -13,8 +13,9 @@ from eomt import machine
 from eomt.benchmark.costs import Peak, Size, measure_size, peak_of
 from eomt.benchmark.operations import Profile, profile
 from eomt.benchmark.rounds import WHOLE, Clock, Stages, ratios, time_interleaved
-from eomt.benchmark.subject import Setting, Subject, prepare, waiting
+from eomt.benchmark.subject import Setting, Subject, prepare
 from eomt.config import ModelConfig
+from eomt.devices import waiting
 from eomt.errors import ConfigError
 from eomt.training.provenance import versions
 
@@ -24,6 +25,7 @@ BASELINES: dict[str, Callable[[Setting], Setting]] = {
     "vit": lambda setting: replace(setting, bare=True),
     "fp32": lambda setting: replace(setting, precision="fp32"),
     "bf16": lambda setting: replace(setting, precision="bf16"),
+    "unmerged": lambda setting: replace(setting, merge=None),
     "eager": lambda setting: replace(setting, compile="off"),
     "compile": lambda setting: replace(setting, compile="default"),
 }
@@ -46,6 +48,11 @@ class Contestant:
     memory: Peak | None
     profile: Profile | None = None
 
+    @property
+    def images_per_second(self) -> float | None:
+        """From photo to prediction; None for a bare ViT, which predicts nothing."""
+        return None if self.setting.bare else self.setting.batch / self.times[WHOLE].median
+
     def to_json(self) -> dict[str, Any]:
         """Give all by name; times in milliseconds a batch, memory in MiB."""
         model, setting = self.setting.model, self.setting
@@ -58,11 +65,12 @@ class Contestant:
             "batch": setting.batch,
             "precision": self.dtype,
             "compile": setting.compile,
+            "merge": setting.merge,
             "parameters": self.size.parameters,
             "multiply_adds": self.size.multiply_adds,
             "first_seconds": self.first_seconds,
             "milliseconds": {stage: times.to_json(1e3) for stage, times in self.times.items()},
-            "images_per_second": setting.batch / self.times[WHOLE].median,
+            "images_per_second": self.images_per_second,
             "memory_mib": None if self.memory is None else self.memory.to_json(),
             "profile": None if self.profile is None else self.profile.to_json(),
         }
@@ -125,11 +133,11 @@ def benchmark(
     for name, each in settings.items():
         subjects[name] = prepare(each, subjects.get("measured"))
     wait = waiting([subject.segmenter.device for subject in subjects.values()])
+    facts = machine_facts(subjects["measured"].segmenter.device, clock)
     show(0, rounds)
     first = {name: _first_call(subject, wait) for name, subject in subjects.items()}
     times = time_interleaved(subjects, rounds, warm_up=warm_up, wait=wait, clock=clock, show=show)
     sides = {name: _contestant(subject, first[name], times[name]) for name, subject in subjects.items()}
-    facts = machine_facts(subjects["measured"].segmenter.device)
     if with_profile:
         sides["measured"] = replace(sides["measured"], profile=profile(subjects["measured"], clock=clock))
     if with_memory:
@@ -151,14 +159,20 @@ def _contestant(subject: Subject, first: float, times: Stages) -> Contestant:
     size = measure_size(
         replace(model, image_size=subject.view),
         subject.segmenter.model.class_head.out_features - 1,
-        subject.setting.bare,
+        bare=subject.setting.bare,
+        masks=False,
     )
     dtype = str(subject.dtype).removeprefix("torch.")
     return Contestant(subject.setting, dtype, subject.view, subject.view_count, size, first, times, None)
 
 
-def machine_facts(device: torch.device) -> dict[str, Any]:
-    """Say where figures were taken: processor, threads, device, versions, and how busy the machine was."""
+def machine_facts(device: torch.device, clock: Clock) -> dict[str, Any]:
+    """Say where figures are taken: processor, threads, device, versions, and how busy the machine is before.
+
+    Raises ConfigError for a clock that says nothing of the device.
+    """
+    if clock == "processor" and device.type != "cpu":
+        raise ConfigError(f"--clock processor: the processor's time says nothing of what {device.type} does")
     return {
         "processor": machine.processor(),
         "cores": machine.allowed_cores(),

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import flop_registry
 
 from eomt.benchmark.costs import attention_operations
 from eomt.benchmark.rounds import CLOCKS, Clock
-from eomt.benchmark.subject import Subject, waiting
+from eomt.benchmark.subject import Subject
+from eomt.devices import waiting
 
 __all__ = ["KINDS", "Kind", "Operations", "Profile", "products_rate", "profile"]
 

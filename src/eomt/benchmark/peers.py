@@ -19,8 +19,9 @@ from eomt.benchmark.findings import FINDINGS, Findings, Ids
 from eomt.benchmark.model import machine_facts
 from eomt.benchmark.rounds import Clock, Stages, ratios, time_interleaved
 from eomt.benchmark.scene import confident_logits
-from eomt.benchmark.subject import Setting, prepare, waiting
+from eomt.benchmark.subject import Setting, prepare
 from eomt.config import ModelConfig, TaskName
+from eomt.devices import waiting
 from eomt.errors import CheckError, ConfigError
 from eomt.inference.geometry import Tiling, plan, split
 from eomt.tasks import TASKS
@@ -202,7 +203,7 @@ class Other(Protocol):
     def found(self) -> Findings:
         """Give what a whole run gives."""
 
-    def peak(self) -> Peak:
+    def peak(self) -> Peak | None:
         """Measure the memory of a run, in a process of its own."""
 
 
@@ -280,7 +281,7 @@ class HuggingFace:
         )
         return Ids(result["segmentation"].cpu().numpy() + 1)
 
-    def peak(self) -> Peak:
+    def peak(self) -> Peak | None:
         """Measure the memory of a run, in a process of its own."""
         return peak_memory(prepare_hugging_face, self.setting, device=self.device)
 
@@ -295,8 +296,11 @@ def prepare_hugging_face(setting: Setting) -> HuggingFace:
 def check(ours: Ours, other: Other) -> Equality:
     """Compare the two sides. Raises CheckError where they are not the same model, or decode otherwise."""
     view = ours.view()
-    own = ours.forward(view)
-    pairs = zip(logits_of(own), other.forward(view), strict=True)
+    with torch.backends.cudnn.flags(
+        allow_tf32=False
+    ):  # in which convolutions, not products, are rounded by default
+        own = ours.forward(view)
+        pairs = list(zip(logits_of(own), other.forward(view), strict=True))
     largest = max(float((mine - theirs).abs().max() / theirs.abs().max()) for mine, theirs in pairs)
     if not largest <= TOLERANCE:
         raise CheckError(f"{other.name}: logits differ by {largest:.2g} of the largest one: this is another model")
@@ -333,9 +337,10 @@ def compare(
     equalities = [check(ours, other) for other in theirs]
     runs: dict[str, Callable[[], object]] = {"ours": ours, **{other.name: other for other in theirs}}
     device = ours.subject.segmenter.device
+    facts = machine_facts(device, clock)
     times = time_interleaved(runs, rounds, warm_up=warm_up, wait=waiting([device]), clock=clock, show=show)
     peaks = [other.peak() if with_memory else None for other in theirs]
-    facts, dtype = machine_facts(device), str(ours.subject.dtype).removeprefix("torch.")
+    dtype = str(ours.subject.dtype).removeprefix("torch.")
     mine = Peer(
         "ours",
         f"eomt {facts['versions'].get('eomt', '')}",

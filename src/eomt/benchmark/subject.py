@@ -1,7 +1,7 @@
 """What is benchmarked: a model in a setting, ready to run through the calls that users make."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -26,7 +26,7 @@ from eomt.timing import stage
 from eomt.types import Prediction
 from eomt.weights.checkpoint import ModelInfo
 
-__all__ = ["BareViT", "Compile", "Setting", "Subject", "bare_run", "build", "prepare", "waiting"]
+__all__ = ["BareViT", "Compile", "Setting", "Subject", "bare_run", "build", "prepare"]
 
 Compile = Literal["off", "default", "reduce-overhead", "max-autotune"]
 CLASSES: dict[TaskName, str] = {
@@ -52,6 +52,8 @@ class Setting:
     batch: int = 1
     precision: Precision = "auto"
     compile: Compile = "off"
+    merge: float | None = None
+    """Similarity from which on tokens are merged; None: none are."""
     device: str = "auto"
     confident: int = 20
     """Queries that are sure, where weights are random."""
@@ -133,6 +135,7 @@ def prepare(setting: Setting, beside: Subject | None = None) -> Subject:
         for seed in range(setting.batch)
     ]
     segmenter = _segmenter(setting)
+    segmenter.merge_tokens(setting.merge)
     if setting.compile != "off":
         compiled = torch.compile(segmenter.model, mode=setting.compile)
         segmenter.model = cast(Model, compiled)  # a module that is called alike
@@ -194,16 +197,3 @@ def bare_run(subject: Subject) -> Callable[[], list[Prediction]]:
         return []
 
     return run
-
-
-def waiting(devices: Sequence[torch.device]) -> Callable[[], None]:
-    """Give what waits until these devices have done what they were given."""
-    kinds = {device.type for device in devices}
-
-    def wait() -> None:
-        if "cuda" in kinds:
-            torch.cuda.synchronize()
-        if "mps" in kinds:
-            torch.mps.synchronize()
-
-    return wait

@@ -15,6 +15,7 @@ from eomt.cli.options import (
     Action,
     Device,
     ImageSize,
+    Merge,
     Switch,
     check_least,
     check_needless,
@@ -45,8 +46,8 @@ are random, and so many queries are made sure of themselves as --confident
 says. Reading image files is not in the times.
 
 Baselines: vit (the model's backbone alone, timm's forward_features on the same
-weights), fp32, bf16, eager, compile (the same model run so), none, or another
-model as --model names one.
+weights), fp32, bf16, unmerged, eager, compile (the same model run so), none, or
+another model as --model names one.
 
 Examples:
   eomt benchmark                             EoMT-S at 640 beside its bare ViT
@@ -59,7 +60,7 @@ ACTIONS: dict[str, Action] = {
     "sizes": (benchmark_ladder.run_sizes, benchmark_ladder.SIZES),
 }
 
-WORDS = ("none", "vit", "fp32", "bf16", "eager", "compile")
+WORDS = ("none", "vit", "fp32", "bf16", "unmerged", "eager", "compile")
 """Baselines that are no models."""
 
 
@@ -96,6 +97,9 @@ class BenchmarkArguments:
     """auto: bf16 where the processor computes in it, else fp32."""
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
     """Mode of torch.compile; what compiling takes is in the first call."""
+    merge: Merge = None
+    """Merge patches whose tokens are at least so alike (cosine, such as 0.98); with --model and --photo, as what it
+    saves depends on both."""
     device: Device = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: torch's)")] = None
@@ -103,7 +107,7 @@ class BenchmarkArguments:
     confident: Annotated[int, tyro.conf.arg(metavar="INT")] = 20
     """Without --model: queries that are sure of a segment, the others being sure of none."""
     baseline: Annotated[str, tyro.conf.arg(metavar="BASELINE")] = "vit"
-    """vit, fp32, bf16, eager, compile, none, or a model."""
+    """vit, fp32, bf16, unmerged, eager, compile, none, or a model."""
     rounds: Annotated[int, tyro.conf.arg(metavar="INT")] = 15
     """Runs that are timed, in turns with as many of the baseline."""
     warm_up: Annotated[int, tyro.conf.arg(metavar="INT")] = 2
@@ -119,7 +123,7 @@ class BenchmarkArguments:
     """Also draw the times into this picture, a new PNG file."""
     json: Switch = False
     """Print one JSON object as the last line of standard output: machine, clock, model, view, views, batch,
-    precision, compile, parameters, multiply_adds, first_seconds, milliseconds, images_per_second, memory_mib,
+    precision, compile, merge, parameters, multiply_adds, first_seconds, milliseconds, images_per_second, memory_mib,
     profile, baseline (the same keys), ratios."""
     traceback: Switch = False
     """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
@@ -193,6 +197,7 @@ def _measure(options: BenchmarkArguments, architecture: tuple[ModelConfig, TaskN
         batch=options.batch,
         precision=options.precision,
         compile=options.compile,
+        merge=options.merge,
         device=options.device,
         confident=options.confident,
     )
@@ -256,6 +261,7 @@ def name_of(side: "Contestant") -> str:
     words = [name, "x".join(map(str, side.view)), {"bfloat16": "bf16", "float32": "fp32"}[side.dtype]]
     words += ["bare ViT"] if side.setting.bare else []
     words += [] if side.setting.compile == "off" else ["compiled"]
+    words += [] if side.setting.merge is None else [f"merged at {side.setting.merge:g}"]
     return " ".join(words)
 
 
@@ -266,11 +272,11 @@ def _mib(side: "Contestant", name: str) -> str:
 _COSTS = {
     "parameters, M": lambda side: f"{side.size.parameters / 1e6:.1f}",
     "views": lambda side: str(side.views),
-    "multiply-adds of a view, G": lambda side: f"{side.size.multiply_adds / 1e9:.1f}",
+    "multiply-adds of a view, unmerged, G": lambda side: f"{side.size.multiply_adds / 1e9:.1f}",
     "memory between calls, MiB": lambda side: _mib(side, "before"),
     "peak above that, MiB": lambda side: _mib(side, "above"),
     "first call, s": lambda side: f"{side.first_seconds:.2f}",
-    "images a second": lambda side: f"{side.setting.batch / side.times['whole'].median:.3g}",
+    "images a second": lambda side: "–" if side.images_per_second is None else f"{side.images_per_second:.3g}",
 }
 
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 
 from eomt.config import Precision, TaskName, Thresholds
-from eomt.devices import choose_precision
+from eomt.devices import choose_precision, waiting
 from eomt.errors import DataError
 from eomt.evaluation.details import detailed
 from eomt.evaluation.metrics import Metric
@@ -53,20 +53,17 @@ class Evaluation:
     """Seconds of what an image goes through in this process: read, preprocess, forward, decode, metric."""
 
 
-def _by_stages(judge: Callable[P, Evaluation]) -> Callable[P, Evaluation]:
+def _by_stages(
+    judge: Callable[Concatenate[Segmenter, P], Evaluation],
+) -> Callable[Concatenate[Segmenter, P], Evaluation]:
     """Have an evaluation tell the seconds of its stages."""
 
     @wraps(judge)
-    def measured(*args: P.args, **kwargs: P.kwargs) -> Evaluation:
-        wait = torch.cuda.synchronize if torch.cuda.is_available() else _nothing_to_wait_for
-        with measuring(wait) as seconds:
-            return replace(judge(*args, **kwargs), stages=seconds)
+    def measured(segmenter: Segmenter, /, *args: P.args, **kwargs: P.kwargs) -> Evaluation:
+        with measuring(waiting([segmenter.device])) as seconds:
+            return replace(judge(segmenter, *args, **kwargs), stages=seconds)
 
     return measured
-
-
-def _nothing_to_wait_for() -> None:
-    return None
 
 
 @_by_stages

@@ -63,9 +63,12 @@ def merge_windows(state: Merged, grid: tuple[int, int], threshold: float) -> Mer
 def merge_alike(state: Merged, threshold: float) -> Merged:
     """Merge each of every other token with the token among the rest that is most alike, if it is alike enough.
 
-    Enough is `threshold`, and more than the usual likeness of such pairs: their mean and one deviation.
+    Enough is `threshold`, and more than the usual likeness of such pairs: their mean and one deviation. (The
+    public code asks for less, a deviation over the number of the layer, and for no threshold here.)
     """
     batch, count, _ = state.tokens.shape
+    if count < 4:  # one pair, which has no usual likeness
+        return state
     directions = functional.normalize(state.tokens.float(), dim=-1)
     alike, partner = (directions[:, ::2] @ directions[:, 1::2].transpose(1, 2)).max(-1)
     usual = alike.mean(1, keepdim=True) + alike.std(1, keepdim=True)
