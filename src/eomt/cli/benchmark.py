@@ -98,8 +98,8 @@ class BenchmarkArguments:
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
     """Mode of torch.compile; what compiling takes is in the first call."""
     merge: Merge = None
-    """Merge patches whose tokens are at least so alike (cosine, such as 0.98); with --model and --photo, as what it
-    saves depends on both."""
+    """Merge patches whose tokens are at least so alike (cosine, such as 0.98); what it saves depends on weights and
+    image, so give --model and --photo."""
     device: Device = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: torch's)")] = None
@@ -122,9 +122,9 @@ class BenchmarkArguments:
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png", help_behavior_hint="")] = None
     """Also draw the times into this picture, a new PNG file."""
     json: Switch = False
-    """Print one JSON object as the last line of standard output: machine, clock, model, view, views, batch,
-    precision, compile, merge, parameters, multiply_adds, first_seconds, milliseconds, images_per_second, memory_mib,
-    profile, baseline (the same keys), ratios."""
+    """Print one JSON object as the last line of standard output: machine, clock, model, weights, part, view,
+    views, batch, precision, compile, merge, parameters, multiply_adds (without merging), first_seconds,
+    milliseconds, images_per_second, memory_mib, profile, baseline (the same keys), ratios."""
     traceback: Switch = False
     """Show where in the program an error arose (also: EOMT_TRACEBACK=1)."""
 

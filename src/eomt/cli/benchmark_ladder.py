@@ -39,6 +39,7 @@ paper's, time is measured here.
 Example: eomt benchmark sizes --sizes small base --picture sizes.png"""
 
 ROUNDS = {"small": 7, "base": 5, "large": 3, "giant": 3}
+LETTERS = {"small": "S", "base": "B", "large": "L", "giant": "g"}
 Side = Literal["small", "base", "large", "giant"]
 
 
@@ -223,7 +224,7 @@ def _draw_sizes(climbed: "dict[str, Climb]", picture: Path) -> None:
     for place, name in ((0, "ViT-Adapter + Mask2Former"), (-1, "EoMT")):
         rows = [each.rows[place] for each in climbed.values()]
         points = [(row.times.median * 1e3, row.rung.published.pq) for row in rows if row.rung.published]
-        names = [size for size, each in climbed.items() if each.rows[place].rung.published]
+        names = [LETTERS[size] for size, each in climbed.items() if each.rows[place].rung.published]
         lines.append(Line(name, [x for x, _ in points], [y for _, y in points], names))
-    panel = Panel("published PQ over milliseconds of a forward pass, here", lines, has_dots=True, from_zero=False)
+    panel = Panel("the paper's PQ over milliseconds of a forward pass here", lines, has_dots=True, from_zero=False)
     write_picture(draw([panel]), picture, "accuracy over time")

@@ -94,8 +94,8 @@ class PredictArguments:
     """Pixels of the view for each of the image: larger images are seen in overlapping tiles, and what is found in
     them is joined. 0: the whole image in one view."""
     merge: Merge = None
-    """Merge patches whose tokens are at least so alike (cosine, such as 0.98): faster, a little less exact. Views that
-    go through the model together merge alike many, so that a result may depend on what else is in its batch."""
+    """Merge patches whose tokens are at least so alike (cosine, such as 0.98): faster, a little less exact. Tiles
+    that the model sees at once merge equally many, and so depend on each other."""
     device: Device = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
     precision: Precision = "auto"

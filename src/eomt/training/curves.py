@@ -223,17 +223,10 @@ def _panel(panel: Panel, palette: Palette) -> Image.Image:
         pen.text((x / SHARPER, TOP + down + 5), short(tick), palette.ink, letters, anchor="ma")
     for tick, y in zip(y_axis.ticks, tick_y, strict=True):
         pen.text((LEFT - 5, y / SHARPER), short(tick), palette.ink, letters, anchor="rm")
-    for line in panel.lines:
+    for number, line in enumerate(panel.lines):
+        up = -9 if number % 2 == 0 else 10  # of two lines that cross, one has its words above
         for label, (x, y) in zip(line.labels, points(line.steps, line.values), strict=False):
-            on_left = x / SHARPER + 8 + letters.getlength(label) > width - RIGHT
-            side = -8 if on_left else 8
-            pen.text(
-                (x / SHARPER + side, y / SHARPER + 9),
-                label,
-                palette.ink,
-                letters,
-                anchor="rm" if on_left else "lm",
-            )
+            pen.text((x / SHARPER - 4, y / SHARPER + up), label, palette.ink, letters, anchor="rm")
     _legend(pen, panel.lines, width - RIGHT, palette)
     return small
 
@@ -283,7 +276,7 @@ def short(value: float) -> str:
     if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.4g}"
+    return f"{value:.5g}"
 
 
 def font_of(size: int = TEXT) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
