@@ -98,8 +98,8 @@ class BenchmarkArguments:
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
     """Mode of torch.compile; what compiling takes is in the first call."""
     merge: Merge = None
-    """Merge patches whose tokens are at least so alike (cosine, such as 0.98); what it saves depends on weights and
-    image, so give --model and --photo."""
+    """Merge patches whose tokens are at least so alike (cosine, such as 0.98); what it saves depends on the
+    weights and the image, so give --model and --photo."""
     device: Device = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:1, mps."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: torch's)")] = None
