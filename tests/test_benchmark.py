@@ -279,7 +279,6 @@ def test_bars() -> None:
     """A bar is as long as its value; the colours of parts follow their names."""
     image = np.asarray(bars("two", [Bar("a", {"x": 3.0, "y": 1.0}, "4"), Bar("b", {"y": 2.0}, "2")]))
     blue, red = ((image == np.array(color)).all(-1) for color in ((31, 119, 180), (214, 39, 40)))
-    first, second = image.shape[0] // 4, 0
     rows = np.flatnonzero(red.any(1))
     first, second = rows[5], rows[rows > rows[0] + 25][5]
     assert blue[first].sum() == pytest.approx(3 * red[first].sum(), abs=4)

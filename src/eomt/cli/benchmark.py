@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from eomt.benchmark.rounds import WHOLE
 from eomt.cli import benchmark_ladder, benchmark_peers
 from eomt.cli.benchmark_tables import machine_line, milliseconds, span
 from eomt.cli.console import counted, log_lines, print_json, print_table, printable, progress
@@ -229,7 +230,7 @@ def _print(report: "Report") -> None:
             found = report.ratios.get(stage)
             row += ["", ""] if found is None else [f"{found.median:.3f}", span(found)]
         rows.append(row)
-    rounds = counted(len(report.measured.times["whole"].values), "round")
+    rounds = counted(len(report.measured.times[WHOLE].values), "round")
     batch = counted(report.measured.setting.batch, "image")
     print_table(f"milliseconds for {batch}, medians of {rounds}", columns, rows)
     print_table(

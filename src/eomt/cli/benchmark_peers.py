@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from eomt.benchmark.rounds import WHOLE
 from eomt.cli.benchmark_tables import machine_line, milliseconds, span
 from eomt.cli.console import counted, log_lines, print_json, print_table, printable, progress
 from eomt.cli.options import Device, Switch, check_least, check_needless, parse
@@ -223,7 +224,7 @@ def _print(report: "PeersReport") -> None:
     if report.ours.memory is not None:
         above = [f"{side.memory.above / 2**20:.0f}" for side in sides if side.memory is not None]
         rows.append(["peak above the model, MiB", *above, *("" for _ in report.others)])
-    rounds = counted(len(report.ours.times["whole"].values), "round")
+    rounds = counted(len(report.ours.times[WHOLE].values), "round")
     print_table(f"milliseconds, medians of {rounds} in turns; of ratios, the middle half too", columns, rows)
 
 
