@@ -150,7 +150,7 @@ def test_transformers_gives_the_same(backbone: str) -> None:
     (other,) = report.others
     assert other.equality is not None
     assert other.equality.logits < 1e-5
-    assert other.equality.to_json()["pixels"] == 1
+    assert other.equality.to_json() == {"logits": other.equality.logits, "whole": 1, "unit": "pixels"}
     found = Ours(SETTING).found
     assert isinstance(found, Ids)
     assert len(np.unique(found.ids)) > 4  # there is something to see
@@ -162,7 +162,6 @@ def test_the_bundled_model_has_a_peer() -> None:
     bundled = Ours(replace(SETTING, model="bundled"))
     equality = check(bundled, HuggingFace(bundled))
     assert equality.logits < 1e-5
-    assert equality.decoded
 
 
 def test_another_model_is_not_timed(ours: Ours) -> None:
@@ -263,7 +262,7 @@ def test_the_command(stand_in: Place, capsys, tmp_path: Path) -> None:
     text = capsys.readouterr().out
     found = json.loads(text.splitlines()[-1])
     assert set(found["others"]) == set(found["ratios"]) == {"transformers"}
-    assert found["others"]["transformers"]["equality"]["decoded"] is True
+    assert found["others"]["transformers"]["equality"]["unit"] == "pixels"
     assert "ours / transformers" in text
     assert picture.is_file()
     place = ["--authors", str(stand_in.code), "--authors-python", str(stand_in.python)]
@@ -279,7 +278,7 @@ def test_the_command_compares_instances(stand_in: Place, monkeypatch, capsys) ->
     text = capsys.readouterr().out
     found = json.loads(text.splitlines()[-1])
     assert found["task"] == "instance"
-    assert found["others"]["authors"]["equality"]["instances"] == 1
+    assert found["others"]["authors"]["equality"]["whole"] == 1
     assert "the same logits give the same instances; whole runs agree in 100.0000% of the instances" in text
     assert "transformers is left out: it gives a query one label" in text
 

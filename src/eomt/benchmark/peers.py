@@ -41,20 +41,18 @@ SEEDS = range(3)
 
 @dataclass(frozen=True)
 class Equality:
-    """How far one peer's results agree with ours."""
+    """How far one peer's results agree with ours, of which the same logits become the same: `check` sees to it."""
 
     logits: float
     """Largest difference of mask and class logits in fp32 from the same view, over the largest logit."""
-    decoded: bool
-    """Whether the same logits become the same."""
     whole: float
     """How far whole runs, as they are timed, agree: 1 where they give the same."""
     unit: str
     """What this is a share of: pixels or instances."""
 
-    def to_json(self) -> dict[str, float | bool]:
+    def to_json(self) -> dict[str, float | str]:
         """Give all by name."""
-        return {"logits": self.logits, "decoded": self.decoded, self.unit: self.whole}
+        return {"logits": self.logits, "whole": self.whole, "unit": self.unit}
 
 
 @dataclass(frozen=True)
@@ -315,7 +313,7 @@ def check(ours: Ours, other: Other) -> Equality:
     share = ours.found.share(found)
     if ours.sure is not None and not ours.found.same(found):
         raise CheckError(f"{other.name}: whole runs agree in {share:.4%} of the {unit} only")
-    return Equality(largest, True, share, unit)
+    return Equality(largest, share, unit)
 
 
 def compare(
