@@ -18,7 +18,7 @@ from eomt.benchmark.costs import multiply_adds
 from eomt.benchmark.rounds import WHOLE, ratios, time_interleaved
 from eomt.config import ModelConfig
 from eomt.data.detect import open_data
-from eomt.devices import choose_device, choose_precision
+from eomt.devices import choose_device, choose_precision, computing
 from eomt.inference.geometry import plan, split
 from eomt.models.eomt import EoMT
 
@@ -34,7 +34,7 @@ def read(path: str, name: str, count: int) -> list[Tensor]:
 @torch.inference_mode()
 def features(model: EoMT, view: Tensor, threshold: float | None, precision: torch.dtype) -> Tensor:
     model.merge_tokens(threshold)
-    with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+    with computing(torch.device("cpu"), precision):
         return model(view)[-1].features
 
 

@@ -7,7 +7,7 @@ import torch
 from eomt.config import Precision
 from eomt.errors import ConfigError
 
-__all__ = ["choose_device", "choose_precision", "waiting"]
+__all__ = ["choose_device", "choose_precision", "computing", "waiting"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -35,6 +35,11 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if _computes_in_bf16(device) else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def computing(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Give the context in which models, whose weights stay in fp32, compute products in this type."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def waiting(devices: Iterable[torch.device]) -> Callable[[], None]:

@@ -20,19 +20,18 @@ from eomt.errors import ResourceError
 from eomt.training import memory
 from eomt.types import QueryLogits
 
-__all__ = ["Peak", "Size", "attention_operations", "measure_size", "multiply_adds", "peak_memory", "peak_of"]
+__all__ = ["Peak", "Size", "counter", "measure_size", "multiply_adds", "peak_memory", "peak_of"]
 
 
-def attention_operations(
+def _attention_operations(
     queries: torch.Size, keys: torch.Size, values: torch.Size, *others: Any, out_shape: Any = None, **options: Any
 ) -> int:
-    """Count the operations of an attention, two a multiply-add, from the shapes of what it is given."""
     return int(sdpa_flop_count(queries, keys, values))  # type: ignore[no-untyped-call]
 
 
 SLACK = 2**20
 """Bytes that may come between two looks at what is held."""
-_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations}
+_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
 """The processor's kernel, which torch does not count."""
 
 
@@ -46,11 +45,16 @@ class Size:
     don't."""
 
 
+def counter() -> FlopCounterMode:
+    """Give what counts operations, two a multiply-add; its `flop_registry` says how many one takes."""
+    return FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+
+
 def multiply_adds(run: Callable[[], object]) -> int:
     """Count the multiply-adds of what is run: half of the operations that torch counts."""
-    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter, torch.no_grad():
+    with counter() as counted, torch.no_grad():
         run()
-    return int(counter.get_total_flops()) // 2
+    return int(counted.get_total_flops()) // 2
 
 
 def measure_size(config: ModelConfig, num_classes: int, *, bare: bool = False, masks: bool = True) -> Size:

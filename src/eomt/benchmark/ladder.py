@@ -20,7 +20,7 @@ from eomt.benchmark.rounds import WHOLE, Clock, Times, time_interleaved
 from eomt.benchmark.scene import draw_photo
 from eomt.benchmark.subject import Compile, build
 from eomt.config import ModelConfig, Precision
-from eomt.devices import choose_device, choose_precision, waiting
+from eomt.devices import choose_device, choose_precision, computing, waiting
 
 __all__ = ["CLASSES", "Climb", "Rung", "climb", "config_of", "ladder_rungs", "size_rungs"]
 
@@ -133,9 +133,8 @@ def climb(
     kept: dict[str, nn.Parameter] = {}
     for rung in rungs:
         runs[rung.name] = forward_pass(rung.config, dtype, where, compile, kept)
-    if compile != "off":  # by the first call, even where none is to warm up
-        for run in runs.values():
-            run()
+    if compile != "off":
+        warm_up = max(warm_up, 1)  # the first call compiles
     times = time_interleaved(runs, rounds, warm_up=warm_up, wait=waiting([where]), clock=clock, show=show)
     runs.clear()  # the processes that measure memory need it
     kept.clear()
@@ -175,7 +174,7 @@ def forward_pass(
 
     @torch.inference_mode()
     def run() -> object:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with computing(device, dtype):
             return model(view)[-1].mask_logits
 
     return run

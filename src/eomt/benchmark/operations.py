@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from eomt.benchmark.costs import attention_operations
+from eomt.benchmark.costs import counter
 from eomt.benchmark.rounds import CLOCKS, Clock
 from eomt.benchmark.subject import Subject
-from eomt.devices import waiting
+from eomt.devices import computing, waiting
 
 __all__ = ["KINDS", "Kind", "Operations", "Profile", "products_rate", "profile"]
 
@@ -53,7 +52,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, clock: Clock = "wall", wait: Callable[[], None] = lambda: None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kinds: dict[str, Kind] = {}
-        self._clock, self._wait = CLOCKS[clock], wait
+        self._clock, self._wait, self._counts = CLOCKS[clock], wait, counter().flop_registry
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -68,7 +67,8 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kind = self.kinds.setdefault(kind_of(function), Kind())
             kind.calls += 1
             kind.seconds += seconds
-            kind.multiply_adds += multiply_adds_of(function, args, kwargs, found)
+            if count := self._counts.get(function.overloadpacket):
+                kind.multiply_adds += int(count(*args, **kwargs, out_val=found)) // 2
         return found
 
 
@@ -76,15 +76,6 @@ def kind_of(function: Any) -> str:
     """Tell an operation's kind by its name."""
     name = function.overloadpacket.__name__
     return next(kind for kind, parts in KINDS.items() if any(part in name for part in parts))
-
-
-def multiply_adds_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: Any) -> int:
-    """Count as torch counts, and the processor's attention, which it leaves out; two operations are one here."""
-    packet = function.overloadpacket
-    if packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
-        return attention_operations(*(part.shape for part in args[:3])) // 2
-    count = flop_registry.get(packet)
-    return 0 if count is None else int(count(*args, **kwargs, out_val=found)) // 2
 
 
 @dataclass(frozen=True)
@@ -104,22 +95,18 @@ class Profile:
 
 def profile(subject: Subject, rounds: int = 3, clock: Clock = "wall") -> Profile:
     """Look at forward passes of a subject's views, after one to warm up: the median time of each kind."""
-    device, reduced = subject.segmenter.device, subject.dtype == torch.bfloat16
+    device = subject.segmenter.device
     model, views, wait = subject.segmenter.model, subject.views()[: subject.setting.batch], waiting([device])
     seen = []
     for _ in range(rounds + 1):
         # Not inference_mode: it shows linear layers and attention whole, as nothing that torch counts.
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced),
-            Operations(clock, wait) as operations,
-        ):
+        with torch.no_grad(), computing(device, subject.dtype), Operations(clock, wait) as operations:
             model.forward(views)  # hooks, which replace what random weights say, are passed by
         seen.append(operations.kinds)
-    last = seen.pop()
+    del seen[0]
     kinds = {
         name: Kind(kind.calls, statistics.median(each[name].seconds for each in seen), kind.multiply_adds)
-        for name, kind in last.items()
+        for name, kind in seen[0].items()
     }
     by_time = dict(sorted(kinds.items(), key=lambda item: -item[1].seconds))
     return Profile(by_time, products_rate(subject.dtype, device, clock))

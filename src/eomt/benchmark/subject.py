@@ -14,7 +14,7 @@ from eomt.benchmark.scene import Confident, draw_photo
 from eomt.categories import Category, class_table
 from eomt.config import ModelConfig, Precision, TaskName
 from eomt.data.images import read_image
-from eomt.devices import choose_precision
+from eomt.devices import choose_precision, computing
 from eomt.inference.geometry import plan
 from eomt.inference.segmenter import Segmenter
 from eomt.inference.tiles import lay
@@ -187,11 +187,11 @@ def bare_run(subject: Subject) -> Callable[[], list[Prediction]]:
     setting, device = subject.setting, subject.segmenter.device
     if setting.compile != "off":
         bare = torch.compile(bare, mode=setting.compile)
-    views, reduced = subject.views(), subject.dtype == torch.bfloat16
+    views = subject.views()
 
     @torch.inference_mode()
     def run() -> list[Prediction]:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced), stage("forward"):
+        with computing(device, subject.dtype), stage("forward"):
             for part in torch.split(views, setting.batch):
                 bare(part)
         return []

@@ -18,7 +18,7 @@ from torch import Tensor
 from eomt.categories import CLASS_TABLES, Category
 from eomt.config import Precision, TaskName, Thresholds
 from eomt.data.images import read_image
-from eomt.devices import choose_device, choose_precision
+from eomt.devices import choose_device, choose_precision, computing
 from eomt.errors import ConfigError
 from eomt.inference import decode
 from eomt.inference.geometry import Fit, Tiling, plan, split
@@ -280,7 +280,7 @@ class Segmenter:
         views = torch.cat([split(image, tiling) for image, tiling in zip(images, tilings, strict=True)])
         dtype = choose_precision(precision, self.device)
         parts: list[QueryLogits] = []
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with computing(self.device, dtype):
             for chunk in torch.split(views, batch_size):
                 with stage("forward"):
                     parts.append(self.model(chunk.to(self.device))[-1])
